@@ -1,0 +1,149 @@
+"""The frequency of a carrier that stays coherent over a whole recording, gaps included."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import scipy.fft
+
+from dsp_svc.estimate.result import Quantity
+from dsp_svc.estimate.samples import Samples
+
+AVERAGE_S = 0.1
+"""The longest stretch that is averaged before the coherent sum."""
+MIN_AVERAGES = 8
+"""Fewer averages do not show whether the carrier was coherent."""
+MIN_N_SNR_DB = 14.0
+"""Below this integrated SNR of the coherent sum the carrier is not believed."""
+_MIN_AVERAGES_A_RUN = 16
+_CELLS_AN_AVERAGE = 4
+_PADDING = 2
+_SEARCHED_SHARE = 0.4  # of the averages' rate on both sides: beyond it an average has lost too much
+_MAX_STEPS = 20
+_METHOD = "coherent sum of derotated averages at their true times"
+
+
+@dataclass(frozen=True)
+class Averages:
+    """Sums of derotated samples over short stretches, none of which spans a loss."""
+
+    sums: npt.NDArray[np.complex128]
+    """The sum of x[n] exp(-j 2 pi f0 n) over each stretch, shape (stretch count,), complex128."""
+    centres: npt.NDArray[np.float64]
+    """The mean sample index n of each stretch, shape (stretch count,), float64."""
+    counts: npt.NDArray[np.int64]
+    """The samples in each stretch, shape (stretch count,), int64."""
+
+
+def derotated_averages(samples: Samples, first_index: int, cycles_per_sample: float, sample_rate_hz: float) -> Averages:
+    """Sum short stretches of one unbroken run with a coarse carrier frequency taken out.
+
+    Args:
+        samples: Complex amplitudes without a loss between them, shape (n,), n > 0, complex64.
+        first_index: The index of the first sample in the recording.
+        cycles_per_sample: The coarse frequency f0, the same for every run of a recording.
+        sample_rate_hz: The sample rate in Hz, which sets the stretches: at most 0.1 s, at least 16 a run.
+
+    Returns:
+        The sums of equal stretches (the last may be shorter) with their places and sizes.
+    """
+    count = len(samples)
+    stretches = min(max(_MIN_AVERAGES_A_RUN, math.ceil(count / (AVERAGE_S * sample_rate_hz))), count)
+    size = -(-count // stretches)
+    rows = -(-count // size)
+    table = np.zeros(rows * size, dtype=np.complex128)
+    table[:count] = samples
+    starts = np.arange(rows, dtype=np.int64) * size
+    counts = np.minimum(size, count - starts)
+    inner = np.exp(-2j * np.pi * cycles_per_sample * np.arange(size))
+    outer = np.exp(-2j * np.pi * ((cycles_per_sample * (first_index + starts)) % 1.0))
+    # Not a matrix product: a BLAS library would wake its threads for this little work.
+    sums = np.einsum("ij,j->i", table.reshape(rows, size), inner) * outer
+    return Averages(sums, first_index + starts + (counts - 1) / 2, counts)
+
+
+def join(runs: list[Averages]) -> Averages:
+    """Put the averages of many runs behind each other.
+
+    Args:
+        runs: Averages with the same coarse frequency, at least one.
+
+    Returns:
+        All of them in one.
+    """
+    return Averages(
+        np.concatenate([run.sums for run in runs]),
+        np.concatenate([run.centres for run in runs]),
+        np.concatenate([run.counts for run in runs]),
+    )
+
+
+def carrier_offset_hz(averages: Averages, cycles_per_sample: float, sample_rate_hz: float) -> Quantity:
+    """Estimate the carrier's frequency from the phase of all averages together.
+
+    The residual frequency v maximises |sum a_k exp(-j 2 pi v n_k)|² over the averages a_k at their true
+    centres n_k, so that a gap costs no phase: a coarse grid by FFT, then Newton steps. The offset is
+    (f0 + v) fs. Sigma is the bound of a tone in white noise at these places (Rife and Boorstyn 1974),
+    var v = sigma² / (2 A² (2 pi)² sum m_k (n_k - mean n)²), m_k samples an average, with sigma² from the
+    scatter of the averages about the tone, modulation included.
+
+    Args:
+        averages: What `derotated_averages` gave for every run.
+        cycles_per_sample: The coarse frequency f0 that was taken out.
+        sample_rate_hz: The true sample rate fs in Hz; its own uncertainty is not part of sigma.
+
+    Returns:
+        The offset from the tuned centre in Hz. Absent with fewer than 8 averages, and when their coherent sum
+        does not stand 14 dB (integrated SNR) above their scatter: then the carrier was not coherent.
+    """
+    found = len(averages.sums)
+    if found < MIN_AVERAGES:
+        return Quantity.absent(f"{found} coherent averages, {MIN_AVERAGES} are needed", _METHOD)
+    sums, counts = averages.sums, averages.counts
+    total = float(np.sum(counts))
+    times = averages.centres - float(np.sum(counts * averages.centres)) / total
+    residual = _climb(sums, times, _coarse_peak(sums, times, float(np.max(counts))))
+    turned = sums * np.exp(-2j * np.pi * residual * times)
+    amplitude = complex(np.sum(turned)) / total
+    scatter = float(np.sum(np.abs(turned - amplitude * counts) ** 2)) / total * found / (found - 2)
+    if abs(amplitude) ** 2 * total < 10.0 ** (MIN_N_SNR_DB / 10.0) * scatter or amplitude == 0.0:
+        return Quantity.absent("the averages do not add up to a coherent carrier", _METHOD)
+    spread = float(np.sum(counts * times**2))
+    sigma = math.sqrt(scatter / (2.0 * abs(amplitude) ** 2 * spread)) / (2.0 * math.pi)
+    offset = (cycles_per_sample + residual + 0.5) % 1.0 - 0.5
+    return Quantity.valid(offset * sample_rate_hz, sigma * sample_rate_hz, _METHOD)
+
+
+def _coarse_peak(sums: npt.NDArray[np.complex128], times: npt.NDArray[np.float64], longest: float) -> float:
+    """Search v on a grid, with each average moved to the nearest of cells a quarter of an average apart."""
+    cell = longest / _CELLS_AN_AVERAGE
+    places = np.rint((times - times[0]) / cell).astype(np.int64)
+    length = scipy.fft.next_fast_len(_PADDING * (int(places[-1]) + 1))
+    cells = np.zeros(length, dtype=np.complex128)
+    np.add.at(cells, places, sums)
+    frequencies = scipy.fft.fftfreq(length, cell)
+    power = np.abs(scipy.fft.fft(cells)) ** 2
+    power[np.abs(frequencies) > _SEARCHED_SHARE / longest] = 0.0
+    return float(frequencies[int(np.argmax(power))])
+
+
+def _climb(sums: npt.NDArray[np.complex128], times: npt.NDArray[np.float64], start: float) -> float:
+    """Climb to the top of |sum|² by Newton steps, which stay within the lobe of the coarse peak."""
+    frequency, angles = start, -2j * np.pi * times
+    half_lobe = 0.5 / float(times[-1] - times[0])
+    for _ in range(_MAX_STEPS):
+        turned = sums * np.exp(angles * frequency)
+        value = np.sum(turned)
+        first, second = np.sum(angles * turned), np.sum(angles**2 * turned)
+        slope = 2.0 * (np.conj(value) * first).real
+        curvature = 2.0 * (abs(first) ** 2 + (np.conj(value) * second).real)
+        if curvature >= 0.0:
+            break
+        step = float(-slope / curvature)
+        frequency += min(max(step, -half_lobe / 4.0), half_lobe / 4.0)
+        if abs(step) < 1e-9 * half_lobe:
+            break
+    return frequency
