@@ -1,0 +1,36 @@
+"""The command line of every service process."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import click
+
+from heimdall.runtime.logs import configure_logs
+from heimdall.runtime.server import ServiceDefinition, run_until_signal
+from heimdall.runtime.settings import Settings, SettingsError, load_settings
+
+
+def main(name: str, define: Callable[[Settings], ServiceDefinition]) -> None:
+    """Runs one service as a process; ends it with status 2 and one line of text if it can not start.
+
+    Args:
+        name: Short name of the service, such as fetcher.
+        define: Builds the definition from the settings; may raise SettingsError.
+    """
+
+    @click.command(name=name, help=f"Runs the {name} service until SIGTERM.")
+    @click.option("--config", type=click.Path(path_type=Path), help="The heimdall.toml to read.")
+    def command(config: Path | None) -> None:
+        try:
+            settings = load_settings(config)
+            configure_logs(settings.log, name)
+            asyncio.run(run_until_signal(define(settings), settings))
+        except (SettingsError, OSError) as error:
+            click.echo(f"{name}: {error}", err=True)
+            sys.exit(2)
+
+    command()

@@ -1,0 +1,140 @@
+"""What happens around every call that a service answers: admission, deadline, errors, one line of log."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import aclosing, contextmanager
+from typing import Any, TypeAlias
+
+import grpc
+import structlog
+
+from heimdall.common.v1.error_pb2 import ErrorReason
+from heimdall.errors import HeimdallError
+from heimdall.runtime import deadline
+from heimdall.runtime.drain import Drain
+
+_log = structlog.get_logger(__name__)
+
+_Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
+
+
+class CallGuard(grpc.aio.ServerInterceptor):
+    """Guards the calls of this project's own services; health, reflection and channelz pass untouched.
+
+    A handler raises HeimdallError and the caller gets its rich status; anything else that escapes is logged with its
+    traceback and reaches the caller as INTERNAL with an incident id only. Handlers of streaming answers are async
+    generators and are always closed, also when the call is cancelled, which gRPC itself does not do.
+    """
+
+    def __init__(self, drain: Drain, max_stream_count: int) -> None:
+        """Builds the guard.
+
+        Args:
+            drain: Counts the calls and refuses them while the service stops.
+            max_stream_count: Most streaming calls at once; more are refused as OVERLOADED.
+        """
+        self._drain = drain
+        self._max_stream_count = max_stream_count
+        self._stream_count = 0
+
+    async def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler[Any, Any] | None]],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> grpc.RpcMethodHandler[Any, Any] | None:
+        """Wraps the handler of one call."""
+        handler = await continuation(handler_call_details)
+        method = handler_call_details.method
+        if handler is None or not method.startswith("/heimdall."):
+            return handler
+        serializers = {
+            "request_deserializer": handler.request_deserializer,
+            "response_serializer": handler.response_serializer,
+        }
+        if handler.response_streaming:
+            wrap = (
+                grpc.stream_stream_rpc_method_handler
+                if handler.request_streaming
+                else grpc.unary_stream_rpc_method_handler
+            )
+            behavior = handler.stream_stream if handler.request_streaming else handler.unary_stream
+            return wrap(self._streaming(method, behavior), **serializers)
+        return grpc.unary_unary_rpc_method_handler(self._unary(method, handler.unary_unary), **serializers)
+
+    def _unary(self, method: str, behavior: Any) -> Any:
+        async def call(request: Any, context: _Context) -> Any:
+            failure: HeimdallError
+            try:
+                with self._around(method, context), self._drain.work():
+                    return await behavior(request, context)
+            except HeimdallError as error:
+                failure = error
+            return await context.abort_with_status(failure.to_status())
+
+        return call
+
+    def _streaming(self, method: str, behavior: Any) -> Any:
+        async def call(request: Any, context: _Context) -> None:
+            failure: HeimdallError
+            try:
+                with self._around(method, context), self._drain.work(), self._admit():
+                    responses: AsyncIterator[Any] = behavior(request, context)
+                    async with aclosing(responses) as closing:  # type: ignore[type-var]
+                        async for response in closing:
+                            await context.write(response)
+                    return
+            except HeimdallError as error:
+                failure = error
+            await context.abort_with_status(failure.to_status())
+
+        return call
+
+    @contextmanager
+    def _admit(self) -> Iterator[None]:
+        if self._stream_count >= self._max_stream_count:
+            raise HeimdallError(
+                ErrorReason.ERROR_REASON_OVERLOADED,
+                f"{self._stream_count} streams are open, which is the limit; repeat later",
+                metadata={"limit": self._max_stream_count},
+            )
+        self._stream_count += 1
+        try:
+            yield
+        finally:
+            self._stream_count -= 1
+
+    @contextmanager
+    def _around(self, method: str, context: _Context) -> Iterator[None]:
+        """Sets the deadline, logs the call, and turns what is not a HeimdallError into INTERNAL."""
+        deadline.set_deadline(context.time_remaining())
+        started = time.monotonic()
+        code, facts = "OK", dict[str, object]()
+        try:
+            yield
+        except HeimdallError as error:
+            code = error.code.name
+            facts = {"reason": error.reason_name, "message": error.message}
+            raise
+        except asyncio.CancelledError:
+            code = "CANCELLED"
+            raise
+        except grpc.aio.AbortError:
+            code = context.code().name if isinstance(context.code(), grpc.StatusCode) else "ABORTED"
+            raise
+        except Exception as error:  # the outermost boundary of a call: logged in full, told without internals
+            incident = uuid.uuid4().hex[:12]
+            code, facts = "INTERNAL", {"incident": incident}
+            _log.exception("call_crashed", method=method, incident=incident)
+            raise HeimdallError(
+                ErrorReason.ERROR_REASON_INTERNAL,
+                f"internal error; the service's log has it as incident {incident}",
+                metadata={"incident": incident},
+            ) from error
+        finally:
+            took_ms = round((time.monotonic() - started) * 1000, 1)
+            level = "warning" if code in ("INTERNAL", "UNKNOWN") else "debug" if code == "OK" else "info"
+            getattr(_log, level)("call", method=method, peer=context.peer(), code=code, took_ms=took_ms, **facts)

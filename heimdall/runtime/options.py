@@ -1,0 +1,49 @@
+"""Options of every channel and server, each set on purpose.
+
+Names are those of the C core; a wrong name is ignored without a word, so a test looks each of them up in the binary.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+MAX_MESSAGE_BYTES: Final = 4 * 1024 * 1024
+"""Largest message that is sent or accepted. Blocks are at most 1 MiB, so nobody ever needs to raise it."""
+
+_SHARED: Final = (
+    ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+    ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
+    # Automatic window growth parks 6 to 8 MiB in every unread stream. A fixed window bounds memory, and
+    # together with large frames it is faster than the default.
+    ("grpc.http2.bdp_probe", 0),
+    ("grpc.http2.lookahead_bytes", 512 * 1024),
+    ("grpc.http2.max_frame_size", 1024 * 1024),
+)
+
+CHANNEL_OPTIONS: Final = (
+    *_SHARED,
+    # A dead peer is noticed within 40 s during a stream. No pings without calls: the server would count them as abuse.
+    ("grpc.keepalive_time_ms", 30_000),
+    ("grpc.keepalive_timeout_ms", 10_000),
+    ("grpc.keepalive_permit_without_calls", 0),
+    # A service that comes back is found again within seconds.
+    ("grpc.initial_reconnect_backoff_ms", 200),
+    ("grpc.min_reconnect_backoff_ms", 1_000),
+    ("grpc.max_reconnect_backoff_ms", 10_000),
+    ("grpc.dns_min_time_between_resolutions_ms", 10_000),
+    ("grpc.enable_retries", 1),
+)
+"""Options of every client channel."""
+
+SERVER_OPTIONS: Final = (
+    *_SHARED,
+    # A second server on the same port is a mistake, not a balancer.
+    ("grpc.so_reuseport", 0),
+    ("grpc.keepalive_time_ms", 60_000),
+    ("grpc.keepalive_timeout_ms", 20_000),
+    # Strictly below the clients' 30 s, or their pings end the connection.
+    ("grpc.http2.min_ping_interval_without_data_ms", 20_000),
+    # Connections are renewed so that balancing takes place; the grace stays infinite, so no stream is ever cut.
+    ("grpc.max_connection_age_ms", 30 * 60_000),
+)
+"""Options of every server."""

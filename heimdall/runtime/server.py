@@ -1,0 +1,141 @@
+"""Boots any service of the mesh and takes it down again in good order."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass
+
+import grpc
+import structlog
+from grpc_channelz.v1 import channelz
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_health.v1._async import HealthServicer
+from grpc_reflection.v1alpha import reflection
+
+from heimdall.runtime.drain import Drain
+from heimdall.runtime.interceptors import CallGuard
+from heimdall.runtime.options import SERVER_OPTIONS
+from heimdall.runtime.settings import Settings
+
+_log = structlog.get_logger(__name__)
+
+_PROBE_HEADROOM = 32
+"""Calls admitted beyond the streams, so that probes and unary calls pass on a full service."""
+
+
+_CANCELLED_GRACE_S = 0.2
+"""Time for last answers once no work is running; probes that still watch are cut off after it."""
+
+
+@dataclass(frozen=True)
+class ServerContext:
+    """What a service gets to set itself up with."""
+
+    server: grpc.aio.Server
+    """Server to add servicers to."""
+    settings: Settings
+    """All settings."""
+    drain: Drain
+    """Counts background work that a stopping service waits for; calls are counted already."""
+    health: HealthServicer
+    """Health, for the names of backends."""
+
+
+@dataclass(frozen=True)
+class ServiceDefinition:
+    """What the runtime needs to know of a service."""
+
+    name: str
+    """Short name, such as fetcher; also its section of heimdall.toml."""
+    full_name: str
+    """Full gRPC name, such as heimdall.fetcher.v1.FetcherService; also its health name."""
+    port: int
+    """Port to listen on; 0 takes a free one."""
+    max_stream_count: int
+    """Most streaming calls at once."""
+    setup: Callable[[ServerContext], AbstractAsyncContextManager[None]]
+    """Adds the servicers, holds the service's resources while it runs, and frees them after the last call."""
+
+
+@asynccontextmanager
+async def running_server(definition: ServiceDefinition, settings: Settings) -> AsyncIterator[str]:
+    """Runs a service inside the current event loop and drains it on the way out.
+
+    Args:
+        definition: The service.
+        settings: All settings.
+
+    Yields:
+        The address it listens on, as host:port.
+
+    Raises:
+        OSError: If the port can not be bound.
+    """
+    drain = Drain()
+    server = grpc.aio.server(
+        interceptors=[CallGuard(drain, definition.max_stream_count)],
+        options=SERVER_OPTIONS,
+        maximum_concurrent_rpcs=definition.max_stream_count + 2 * _PROBE_HEADROOM,
+    )
+    health = HealthServicer()
+    health_pb2_grpc.add_HealthServicer_to_server(health, server)
+    channelz.add_channelz_servicer(server)
+    names: Sequence[str] = (
+        definition.full_name,
+        health_pb2.DESCRIPTOR.services_by_name["Health"].full_name,
+        reflection.SERVICE_NAME,
+    )
+    reflection.enable_server_reflection(names, server)
+    await health.set(definition.full_name, health_pb2.HealthCheckResponse.NOT_SERVING)
+    try:
+        port = server.add_insecure_port(f"{settings.mesh.host}:{definition.port}")
+    except RuntimeError as error:
+        raise OSError(
+            f"{definition.name}: can not listen on {settings.mesh.host}:{definition.port}; is the port in use?"
+        ) from error
+    async with definition.setup(ServerContext(server, settings, drain, health)):
+        await server.start()
+        await health.set(definition.full_name, health_pb2.HealthCheckResponse.SERVING)
+        address = f"{settings.mesh.host}:{port}"
+        _log.info("service_started", address=address)
+        try:
+            yield address
+        finally:
+            await _drain(server, health, drain, settings)
+
+
+async def _drain(server: grpc.aio.Server, health: HealthServicer, drain: Drain, settings: Settings) -> None:
+    """Tells balancers, refuses new work, waits for running work, then closes.
+
+    A health Watch is a call too and lasts for ever, so only our own count says when the work is done.
+    """
+    started = time.monotonic()
+    await health.enter_graceful_shutdown()
+    await asyncio.sleep(settings.mesh.drain_notice_s)
+    drain.refuse()
+    done = await drain.wait_idle(settings.mesh.drain_timeout_s)
+    await server.stop(_CANCELLED_GRACE_S)
+    _log.info("service_stopped", drained=done, took_s=round(time.monotonic() - started, 3))
+
+
+async def run_until_signal(definition: ServiceDefinition, settings: Settings) -> None:
+    """Runs a service until SIGTERM or SIGINT, then drains it.
+
+    Args:
+        definition: The service.
+        settings: All settings.
+
+    Raises:
+        OSError: If the port can not be bound.
+    """
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    async with running_server(definition, settings):
+        await stop.wait()
+        _log.info("service_stopping")
