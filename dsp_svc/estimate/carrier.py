@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import scipy.fft
 
-from dsp_svc.estimate.result import Quantity
+from dsp_svc.estimate.result import Quantity, Reason
 from dsp_svc.estimate.samples import Samples
 
 AVERAGE_S = 0.1
@@ -23,7 +23,7 @@ _CELLS_AN_AVERAGE = 4
 _PADDING = 2
 _SEARCHED_SHARE = 0.4  # of the averages' rate on both sides: beyond it an average has lost too much
 _MAX_STEPS = 20
-_METHOD = "coherent sum of derotated averages at their true times"
+_METHOD = "line-coherent"
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,7 @@ def carrier_offset_hz(averages: Averages, cycles_per_sample: float, sample_rate_
     """
     found = len(averages.sums)
     if found < MIN_AVERAGES:
-        return Quantity.absent(f"{found} coherent averages, {MIN_AVERAGES} are needed", _METHOD)
+        return Quantity.absent(Reason.TOO_FEW_SAMPLES, _METHOD)
     sums, counts = averages.sums, averages.counts
     total = float(np.sum(counts))
     times = averages.centres - float(np.sum(counts * averages.centres)) / total
@@ -110,7 +110,7 @@ def carrier_offset_hz(averages: Averages, cycles_per_sample: float, sample_rate_
     amplitude = complex(np.sum(turned)) / total
     scatter = float(np.sum(np.abs(turned - amplitude * counts) ** 2)) / total * found / (found - 2)
     if abs(amplitude) ** 2 * total < 10.0 ** (MIN_N_SNR_DB / 10.0) * scatter or amplitude == 0.0:
-        return Quantity.absent("the averages do not add up to a coherent carrier", _METHOD)
+        return Quantity.absent(Reason.NOT_COHERENT, _METHOD)
     spread = float(np.sum(counts * times**2))
     sigma = math.sqrt(scatter / (2.0 * abs(amplitude) ** 2 * spread)) / (2.0 * math.pi)
     offset = (cycles_per_sample + residual + 0.5) % 1.0 - 0.5

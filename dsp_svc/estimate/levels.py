@@ -6,10 +6,10 @@ import math
 
 import numpy as np
 
-from dsp_svc.estimate.result import Quantity
+from dsp_svc.estimate.result import Quantity, Reason
 from dsp_svc.estimate.samples import Samples
 
-_METHOD = "mean of |x|^2"
+_METHOD = "mean-power"
 
 
 def energy(samples: Samples) -> float:
@@ -39,7 +39,7 @@ def power_dbfs(total_energy: float, sample_count: int) -> Quantity:
         samples, and when every sample is zero: a receiver that sends zeros has no level.
     """
     if sample_count == 0:
-        return Quantity.absent("no samples", _METHOD)
+        return Quantity.absent(Reason.NO_SAMPLES, _METHOD)
     if total_energy == 0.0:
-        return Quantity.absent("every sample is zero", _METHOD)
+        return Quantity.absent(Reason.ALL_ZERO, _METHOD)
     return Quantity.valid(10.0 * math.log10(total_energy / sample_count), None, _METHOD)

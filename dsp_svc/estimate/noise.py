@@ -10,7 +10,7 @@ import numpy.typing as npt
 import scipy.special
 
 from dsp_svc.estimate.psd import Spectrum
-from dsp_svc.estimate.result import Quantity
+from dsp_svc.estimate.result import Quantity, Reason
 
 QUANTILE = 0.25
 """The order statistic across the bins that sets the floor; it bears signals in more than half of them."""
@@ -21,7 +21,7 @@ _LEAKAGE_BINS = 2  # half the main lobe of the Hann taper: a signal's neighbours
 _PASSBAND_EDGE_BINS = 2
 _MAX_ITERATIONS = 20
 _QUANTISATION_MARGIN_DB = 3.0
-_METHOD = f"{QUANTILE:g} quantile of the passband bins over its Gamma expectation, occupied bins iterated out"
+_METHOD = f"quantile-{QUANTILE:g}"
 
 
 @dataclass(frozen=True)
@@ -81,8 +81,7 @@ def noise_floor(spectrum: Spectrum, passband: npt.NDArray[np.bool_], quantisatio
     """
     nothing = np.zeros_like(passband)
     if np.count_nonzero(passband) < MIN_NOISE_BINS:
-        reason = f"the passband holds {np.count_nonzero(passband)} bins, {MIN_NOISE_BINS} are needed"
-        return NoiseFloor(None, 0.0, passband, nothing, Quantity.absent(reason, _METHOD))
+        return NoiseFloor(None, 0.0, passband, nothing, Quantity.absent(Reason.PASSBAND_TOO_NARROW, _METHOD))
     shape = spectrum.effective_count
     expected = float(scipy.special.gammaincinv(shape, QUANTILE)) / shape
     threshold = float(scipy.special.gammainccinv(shape, _FALSE_ALARM)) / shape
@@ -91,23 +90,20 @@ def noise_floor(spectrum: Spectrum, passband: npt.NDArray[np.bool_], quantisatio
     for _ in range(_MAX_ITERATIONS):
         quiet = spectrum.density[passband & ~occupied]
         if quiet.size < MIN_NOISE_BINS:
-            reason = f"signals leave {quiet.size} bins of noise, {MIN_NOISE_BINS} are needed"
-            return NoiseFloor(None, 0.0, passband, occupied, Quantity.absent(reason, _METHOD))
+            return NoiseFloor(None, 0.0, passband, occupied, Quantity.absent(Reason.PASSBAND_OCCUPIED, _METHOD))
         density = _quantile(quiet) / expected
         found = _widen(passband & (spectrum.density > threshold * density), _LEAKAGE_BINS) & passband
         if np.array_equal(found, occupied):
             break
         occupied = found
     if density == 0.0:
-        reason = "the quieter bins of the passband hold no power"
-        return NoiseFloor(None, 0.0, passband, occupied, Quantity.absent(reason, _METHOD))
+        return NoiseFloor(None, 0.0, passband, occupied, Quantity.absent(Reason.ALL_ZERO, _METHOD))
     independent = np.count_nonzero(passband & ~occupied) / spectrum.welch.bins_per_independent_bin
     relative_sigma = _quantile_scatter(shape, expected * shape, independent)
     value = 10.0 * math.log10(density)
     rounding = quantisation_power / spectrum.sample_rate_hz
     if rounding > 0.0 and value < 10.0 * math.log10(rounding) + _QUANTISATION_MARGIN_DB:
-        reason = f"within {_QUANTISATION_MARGIN_DB:g} dB of the rounding noise of the samples"
-        estimate = Quantity.upper_limit(value, reason, _METHOD)
+        estimate = Quantity.upper_limit(value, Reason.QUANTISATION_NOISE, _METHOD)
     else:
         estimate = Quantity.valid(value, 10.0 / math.log(10.0) * relative_sigma, _METHOD)
     return NoiseFloor(density, relative_sigma, passband, occupied, estimate)

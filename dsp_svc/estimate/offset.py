@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import scipy.fft
 
-from dsp_svc.estimate.result import Quantity
+from dsp_svc.estimate.result import Quantity, Reason
 from dsp_svc.estimate.samples import Samples
 
 MIN_SAMPLES = 256
@@ -23,7 +23,7 @@ _ITERATIONS = 3
 _ROWS = 256
 _BESIDE_BINS = np.arange(3, 33)  # around the tone, past the bins that the fit itself has emptied
 _CRLB_MARGIN = 1.1
-_METHOD = "zero-padded search, Aboutanios-Mulgrew, 3 iterations"
+_METHOD = "line-aboutanios-mulgrew"
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Tone:
     """The integrated SNR, samples times A²/sigma², against the noise beside the tone, in dB."""
 
 
-def find_tone(samples: Samples, low_cycles: float = -0.5, high_cycles: float = 0.5) -> Tone | str:
+def find_tone(samples: Samples, low_cycles: float = -0.5, high_cycles: float = 0.5) -> Tone | Reason:
     """Estimate the frequency of the strongest tone.
 
     The peak of the four times zero-padded spectrum is refined by Aboutanios and Mulgrew (2005): with the
@@ -59,10 +59,10 @@ def find_tone(samples: Samples, low_cycles: float = -0.5, high_cycles: float = 0
     samples = samples[:MAX_SAMPLES]
     count = len(samples)
     if count < MIN_SAMPLES:
-        return f"{count} samples, {MIN_SAMPLES} are needed"
+        return Reason.TOO_FEW_SAMPLES
     start = _search(samples, low_cycles, high_cycles)
     if start is None:
-        return "every sample is zero"
+        return Reason.ALL_ZERO
     columns = -(-count // _ROWS) if count >= 16 * _ROWS else -(-count // 64)
     table = _fold(samples, columns)
     frequency = start
@@ -71,13 +71,12 @@ def find_tone(samples: Samples, low_cycles: float = -0.5, high_cycles: float = 0
         frequency += 0.5 * ((plus + minus) / (plus - minus)).real / count
     n_snr = _integrated_snr(table, frequency, count)
     if n_snr < 10.0 ** (MIN_N_SNR_DB / 10.0):
-        found = 10.0 * math.log10(n_snr) if n_snr > 0.0 else -math.inf
-        return f"no tone: integrated SNR {found:.1f} dB, {MIN_N_SNR_DB:g} dB are needed"
+        return Reason.NO_LINE
     sigma = math.sqrt(_CRLB_MARGIN * 6.0 / (n_snr * (count**2 - 1.0))) / (2.0 * math.pi)
     return Tone((frequency + 0.5) % 1.0 - 0.5, sigma, 10.0 * math.log10(n_snr))
 
 
-def frequency_offset_hz(tone: Tone | str, sample_rate_hz: float) -> Quantity:
+def frequency_offset_hz(tone: Tone | Reason, sample_rate_hz: float) -> Quantity:
     """Express a tone's frequency in Hz relative to the tuned centre.
 
     Args:
@@ -87,7 +86,7 @@ def frequency_offset_hz(tone: Tone | str, sample_rate_hz: float) -> Quantity:
     Returns:
         The offset in Hz, absent with the reason that `find_tone` gave.
     """
-    if isinstance(tone, str):
+    if isinstance(tone, Reason):
         return Quantity.absent(tone, _METHOD)
     return Quantity.valid(
         tone.cycles_per_sample * sample_rate_hz, tone.sigma_cycles_per_sample * sample_rate_hz, _METHOD

@@ -41,8 +41,8 @@ class Welch:
     @cached_property
     def taper(self) -> npt.NDArray[np.float64]:
         """The Hann window w[n] = sin²(pi n / N), shape (segment_length,), float64."""
-        taper: npt.NDArray[np.float64] = np.sin(np.pi * np.arange(self.segment_length) / self.segment_length)
-        return taper * taper
+        phase = np.arange(self.segment_length, dtype=np.float64) / self.segment_length
+        return np.asarray(np.sin(np.pi * phase) ** 2, dtype=np.float64)
 
     @cached_property
     def enbw_bins(self) -> float:
@@ -151,8 +151,7 @@ class Spectrum:
     def frequencies_hz(self) -> npt.NDArray[np.float64]:
         """The bins' frequencies relative to the tuned centre in Hz, ascending, shape (segment_length,)."""
         length = self.welch.segment_length
-        frequencies: npt.NDArray[np.float64] = np.arange(-(length // 2), length // 2) * self.bin_width_hz
-        return frequencies
+        return np.arange(-(length // 2), length // 2, dtype=np.float64) * self.bin_width_hz
 
     def density_dbfs_per_hz(self) -> npt.NDArray[np.float32]:
         """Express the density in dBFS/Hz, shape (segment_length,), float32; a bin without power is -inf."""

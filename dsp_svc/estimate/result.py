@@ -17,6 +17,39 @@ class Validity(enum.Enum):
     """There is no value; the reason says why."""
 
 
+class Reason(enum.StrEnum):
+    """Why a number is absent, or only a limit."""
+
+    NO_SAMPLES = "NO_SAMPLES"
+    """No sample was received."""
+    ALL_ZERO = "ALL_ZERO"
+    """Every sample is zero: the receiver sent nothing that it received."""
+    TOO_FEW_SAMPLES = "TOO_FEW_SAMPLES"
+    """No unbroken run is long enough for this method."""
+    PASSBAND_TOO_NARROW = "PASSBAND_TOO_NARROW"
+    """The receiver's passband holds too few bins."""
+    PASSBAND_OCCUPIED = "PASSBAND_OCCUPIED"
+    """Signals leave too few bins of the passband to the noise."""
+    QUANTISATION_NOISE = "QUANTISATION_NOISE"
+    """What is left of the noise is the rounding of the samples."""
+    NO_NOISE_FLOOR = "NO_NOISE_FLOOR"
+    """The noise floor that this number rests on is not known."""
+    NO_SIGNAL = "NO_SIGNAL"
+    """Nothing stands out of the noise."""
+    OUTSIDE_PASSBAND = "OUTSIDE_PASSBAND"
+    """The band asked for is not inside the receiver's passband."""
+    BELOW_SNR_LIMIT = "BELOW_SNR_LIMIT"
+    """The signal is too weak for more than a limit."""
+    NO_LINE = "NO_LINE"
+    """No spectral line is strong enough to be told from noise."""
+    NOT_COHERENT = "NOT_COHERENT"
+    """The line does not keep its phase over the recording."""
+    NOT_CALIBRATED = "NOT_CALIBRATED"
+    """The receiver has no calibration record."""
+    NOT_MEASURED = "NOT_MEASURED"
+    """This service does not measure the quantity."""
+
+
 @dataclass(frozen=True)
 class Quantity:
     """One estimated number in the unit that its field names."""
@@ -27,22 +60,22 @@ class Quantity:
     """The 1-sigma statistical uncertainty in the unit of the value, or None when it is not known."""
     validity: Validity
     """How far the value may be trusted."""
-    reason: str
-    """Why the value is absent or only a limit; empty for a valid one."""
+    reason: Reason | None
+    """Why the value is absent or only a limit; None for a valid one."""
     method: str
-    """The estimator and its parameters."""
+    """The short name of the estimator; empty if there is none."""
 
     @classmethod
     def valid(cls, value: float, sigma: float | None, method: str) -> Quantity:
         """Make a trusted estimate."""
-        return cls(value, sigma, Validity.VALID, "", method)
+        return cls(value, sigma, Validity.VALID, None, method)
 
     @classmethod
-    def upper_limit(cls, value: float, reason: str, method: str) -> Quantity:
+    def upper_limit(cls, value: float, reason: Reason, method: str) -> Quantity:
         """Make a bound that the true quantity does not exceed."""
         return cls(value, None, Validity.UPPER_LIMIT, reason, method)
 
     @classmethod
-    def absent(cls, reason: str, method: str) -> Quantity:
+    def absent(cls, reason: Reason, method: str) -> Quantity:
         """Make an estimate without a value."""
         return cls(None, None, Validity.ABSENT, reason, method)

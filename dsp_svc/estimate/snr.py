@@ -9,12 +9,12 @@ import numpy as np
 
 from dsp_svc.estimate.noise import NoiseFloor
 from dsp_svc.estimate.psd import Spectrum
-from dsp_svc.estimate.result import Quantity, Validity
+from dsp_svc.estimate.result import Quantity, Reason, Validity
 
 LIMIT_DB = -12.0
 """Below this in-band SNR only an upper limit is given: bias and scatter grow past a decibel."""
 _GUARD_BINS = 2.5
-_METHOD = "noise-subtracted band power over the noise in the same band"
+_METHOD = "band-power"
 _DB = 10.0 / math.log(10.0)
 
 
@@ -87,30 +87,29 @@ def signal_to_noise(
         Absent without a noise floor, without an emission, and where the band is not inside the passband.
     """
     if noise.density is None or noise.estimate.validity is not Validity.VALID:
-        return _absent(f"no noise floor: {noise.estimate.reason}")
+        return _absent(Reason.NO_NOISE_FLOOR)
     if band is None:
         band = strongest_band(spectrum, noise)
         if band is None:
-            return _absent("no emission stands out of the noise")
+            return _absent(Reason.NO_SIGNAL)
     guard_hz = _GUARD_BINS * spectrum.bin_width_hz
     frequencies_hz = spectrum.frequencies_hz
     inside = (frequencies_hz >= band.low_hz - guard_hz) & (frequencies_hz <= band.high_hz + guard_hz)
     if not inside.any() or not noise.passband[inside].any():
-        return _absent(f"the band {band.low_hz:g}..{band.high_hz:g} Hz is outside the passband")
+        return _absent(Reason.OUTSIDE_PASSBAND)
     bandwidth_hz = float(np.count_nonzero(inside)) * spectrum.bin_width_hz
     power = float(np.sum(spectrum.density[inside])) * spectrum.bin_width_hz
     noise_power = noise.density * bandwidth_hz
     ratio = power / noise_power - 1.0
     sigma = (power / noise_power) * math.hypot(1.0 / math.sqrt(bandwidth_hz * duration_s), noise.relative_sigma)
-    bandwidth = Quantity.valid(bandwidth_hz, None, "integrated bins, guard included")
+    bandwidth = Quantity.valid(bandwidth_hz, None, "integrated-bins")
     bandwidth_db_hz = 10.0 * math.log10(bandwidth_hz)
     if ratio < 10.0 ** (LIMIT_DB / 10.0):
-        reason = f"the in-band ratio is below {LIMIT_DB:g} dB"
         limit_db = 10.0 * math.log10(max(ratio, 0.0) + 2.0 * sigma)
         return SignalToNoise(
-            Quantity.upper_limit(limit_db, reason, _METHOD),
+            Quantity.upper_limit(limit_db, Reason.BELOW_SNR_LIMIT, _METHOD),
             bandwidth,
-            Quantity.upper_limit(limit_db + bandwidth_db_hz, reason, _METHOD),
+            Quantity.upper_limit(limit_db + bandwidth_db_hz, Reason.BELOW_SNR_LIMIT, _METHOD),
         )
     snr_db, sigma_db = 10.0 * math.log10(ratio), _DB * sigma / ratio
     return SignalToNoise(
@@ -120,6 +119,6 @@ def signal_to_noise(
     )
 
 
-def _absent(reason: str) -> SignalToNoise:
+def _absent(reason: Reason) -> SignalToNoise:
     nothing = Quantity.absent(reason, _METHOD)
     return SignalToNoise(nothing, nothing, nothing)

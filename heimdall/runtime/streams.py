@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from types import TracebackType
 from typing import Generic, Self, TypeVar, cast
 
@@ -25,7 +25,7 @@ def heartbeat_now() -> Heartbeat:
     return heartbeat
 
 
-async def receive(messages: AsyncIterator[ItemT], idle_timeout_s: float) -> AsyncIterator[ItemT]:
+async def receive(messages: AsyncIterator[ItemT], idle_timeout_s: float) -> AsyncGenerator[ItemT, None]:
     """Yields the messages of a caller until it half-closes.
 
     Args:
