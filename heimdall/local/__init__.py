@@ -1,0 +1,8 @@
+"""The mesh as processes on one machine, for a desk, the demo and tests."""
+
+from __future__ import annotations
+
+from heimdall.local.mesh import SERVICE_NAMES, LocalMesh, free_ports, ports_from
+from heimdall.local.process import ProcessStartError, TiedProcess
+
+__all__ = ["SERVICE_NAMES", "LocalMesh", "ProcessStartError", "TiedProcess", "free_ports", "ports_from"]

@@ -1,0 +1,222 @@
+"""The four services as four processes: started together, watched, restarted, and ended together."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+from collections.abc import Coroutine, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final, Self
+
+import grpc
+import structlog
+from grpc_health.v1 import health_pb2
+
+from heimdall.local.process import ProcessStartError, TiedProcess
+from heimdall.runtime.options import CHANNEL_OPTIONS
+from heimdall.runtime.settings import Settings
+
+_log = structlog.get_logger(__name__)
+
+SERVICE_NAMES: Final = ("coordinator", "fetcher", "dsp", "storage")
+"""Short names of the services, in the order of their default ports."""
+
+START_TIMEOUT_S: Final = 30.0
+"""Longest time from starting a process until it is SERVING."""
+
+_STOP_ALLOWANCE_S: Final = 5.0
+_RESTART_DELAY_S: Final = 1.0
+
+
+def ports_from(base: int) -> dict[str, int]:
+    """Returns the ports of the services, counted up from one.
+
+    Args:
+        base: Port of the coordinator, 1 to 65532.
+    """
+    return {name: base + number for number, name in enumerate(SERVICE_NAMES)}
+
+
+def free_ports(host: str) -> dict[str, int]:
+    """Returns a port for each service that nobody listened on a moment ago.
+
+    Args:
+        host: Address that the services will listen on.
+    """
+    with_sockets = {name: socket.create_server((host, 0)) for name in SERVICE_NAMES}
+    try:
+        return {name: int(listener.getsockname()[1]) for name, listener in with_sockets.items()}
+    finally:
+        for listener in with_sockets.values():
+            listener.close()
+
+
+class LocalMesh:
+    """The four services on this machine. Leaving the context ends them all."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        ports: Mapping[str, int],
+        *,
+        config: Path | None = None,
+        environment: Mapping[str, str] | None = None,
+        log_dir: Path | None = None,
+    ) -> None:
+        """Plans a mesh; nothing is started before start.
+
+        Args:
+            settings: The settings as the processes will read them, ports and targets aside.
+            ports: Port of every service.
+            config: The heimdall.toml that the processes read.
+            environment: More HEIMDALL_ variables for the processes.
+            log_dir: Where each process's log goes, as <service>.log; default: this process's standard error.
+        """
+        self._host = settings.mesh.host
+        self._stop_timeout_s = settings.mesh.drain_timeout_s + _STOP_ALLOWANCE_S
+        self._ports = dict(ports)
+        self._arguments = ["--config", str(config)] if config is not None else []
+        self._environment = {**self.environment(), **(environment or {})}
+        self._log_dir = log_dir
+        self._processes: dict[str, TiedProcess] = {}
+
+    @property
+    def targets(self) -> dict[str, str]:
+        """The gRPC target of every service."""
+        return {name: f"{self._host}:{port}" for name, port in self._ports.items()}
+
+    @property
+    def pids(self) -> dict[str, int]:
+        """The process id of every service that was started."""
+        return {name: process.pid for name, process in self._processes.items()}
+
+    def environment(self) -> dict[str, str]:
+        """Returns the variables that tell a process of this mesh where everything is."""
+        variables = {f"HEIMDALL_{name.upper()}_PORT": str(port) for name, port in self._ports.items()}
+        variables |= {f"HEIMDALL_MESH_{name.upper()}_TARGET": target for name, target in self.targets.items()}
+        del variables["HEIMDALL_MESH_FETCHER_TARGET"]
+        variables["HEIMDALL_MESH_FETCHER_TARGETS"] = json.dumps([self.targets["fetcher"]])
+        # No balancer reads the health of a mesh on one machine, so nobody has to be given notice.
+        variables["HEIMDALL_MESH_DRAIN_NOTICE_S"] = "0"
+        return variables
+
+    async def __aenter__(self) -> Self:
+        """Returns the mesh."""
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Ends every process, all at once; each drains."""
+        await asyncio.gather(*(process.stop(self._stop_timeout_s) for process in self._processes.values()))
+
+    async def start(self, name: str) -> None:
+        """Starts one service and waits until it is SERVING.
+
+        Args:
+            name: Short name of the service.
+
+        Raises:
+            ProcessStartError: If its port is taken, or it ends or is not SERVING in time.
+        """
+        self._require_free_port(name)
+        log_file = None if self._log_dir is None else self._log_dir / f"{name}.log"
+        process = await TiedProcess.start(
+            name, f"{name}_svc", self._arguments, environment=self._environment, log_file=log_file
+        )
+        self._processes[name] = process
+        ended = asyncio.create_task(process.wait())
+        serving = asyncio.create_task(wait_until_serving(name, self.targets[name], START_TIMEOUT_S))
+        try:
+            await asyncio.wait((ended, serving), return_when=asyncio.FIRST_COMPLETED)
+            if ended.done():
+                raise ProcessStartError(await process.describe_end())
+            await serving
+        finally:
+            ended.cancel()
+            serving.cancel()
+            await asyncio.gather(ended, serving, return_exceptions=True)
+
+    async def start_all(self) -> None:
+        """Starts all services at once and waits until they are SERVING.
+
+        Raises:
+            ProcessStartError: If one of them can not start; names the first.
+        """
+        await _gather(*(self.start(name) for name in SERVICE_NAMES))
+
+    async def keep_running(self) -> None:
+        """Starts a service again whenever it ends by itself; returns never.
+
+        Raises:
+            ProcessStartError: If one that ended can not be started again.
+        """
+        await _gather(*(self._keep_one_running(name) for name in SERVICE_NAMES))
+
+    async def _keep_one_running(self, name: str) -> None:
+        while True:
+            status = await self._processes[name].wait()
+            _log.error("service_died", process=name, status=status, restart_delay_s=_RESTART_DELAY_S)
+            await asyncio.sleep(_RESTART_DELAY_S)
+            await self.start(name)
+
+    def _require_free_port(self, name: str) -> None:
+        try:
+            socket.create_server((self._host, self._ports[name])).close()
+        except OSError as error:
+            raise ProcessStartError(
+                f"{name} can not listen on {self.targets[name]} ({error.strerror}); --port-base takes other ports"
+            ) from error
+
+
+async def _gather(*steps: Coroutine[Any, Any, None]) -> None:
+    """Runs the steps at once; the first that fails ends the others and is raised."""
+    try:
+        async with asyncio.TaskGroup() as group:
+            for step in steps:
+                group.create_task(step)
+    except ExceptionGroup as failures:
+        raise failures.exceptions[0] from failures
+
+
+async def wait_until_serving(name: str, target: str, timeout_s: float) -> None:
+    """Waits until a service says that it can do its work.
+
+    Args:
+        name: Short name of the service.
+        target: Its gRPC target.
+        timeout_s: Longest wait.
+
+    Raises:
+        ProcessStartError: If the time passes first.
+    """
+    # Not open_channel: its balancing never calls a service that is not SERVING.
+    options = [*CHANNEL_OPTIONS, ("grpc.min_reconnect_backoff_ms", 50), ("grpc.max_reconnect_backoff_ms", 200)]
+    async with grpc.aio.insecure_channel(target, options=options) as channel:
+        watch = channel.unary_stream(
+            "/grpc.health.v1.Health/Watch",
+            request_serializer=health_pb2.HealthCheckRequest.SerializeToString,
+            response_deserializer=health_pb2.HealthCheckResponse.FromString,
+        )
+        call = watch(health_pb2.HealthCheckRequest(service=full_name(name)), timeout=timeout_s, wait_for_ready=True)
+        try:
+            async for answer in call:
+                if answer.status == health_pb2.HealthCheckResponse.SERVING:
+                    return
+        except grpc.aio.AioRpcError as error:
+            raise ProcessStartError(
+                f"{name} at {target} was not SERVING within {timeout_s:g} s: {error.code().name}"
+            ) from error
+        finally:
+            call.cancel()
+
+
+def full_name(name: str) -> str:
+    """Returns the gRPC name of a service, which is also its health name.
+
+    Args:
+        name: Short name of the service.
+    """
+    return f"heimdall.{name}.v1.{name.capitalize()}Service"
