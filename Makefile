@@ -1,13 +1,77 @@
 SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
-VENV ?= .venv
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+
+PYTHON ?= python3
+VENV := .venv
 BIN := $(VENV)/bin
 
+# Programs built from source for the tests; a second checkout and the next CI run find them there.
+export HEIMDALL_TOOL_CACHE ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/heimdall-tools
+
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+
+.PHONY: help
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "Heimdall needs Python 3.11 or newer; '$(PYTHON)' is not. Name another: make PYTHON=python3.12" >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \
+	  { echo "'$(PYTHON)' can not make a virtual environment; on Debian: apt-get install python3-venv" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+# One environment, two stamps: running needs the first only. setuptools is pinned too, so the build is not isolated.
+$(VENV)/runtime.stamp: pyproject.toml constraints.txt | $(BIN)/python
+	$(PIP) install --constraint constraints.txt setuptools
+	$(PIP) install --constraint constraints.txt --no-build-isolation --editable .
+	@touch $@
+
+$(VENV)/dev.stamp: pyproject.toml constraints.txt | $(BIN)/python
+	$(PIP) install --constraint constraints.txt setuptools
+	$(PIP) install --constraint constraints.txt --no-build-isolation --editable '.[dev]'
+	@touch $(VENV)/runtime.stamp $@
+
+.PHONY: demo
+demo: $(VENV)/runtime.stamp ## run the whole mesh against simulated receivers, once
+	$(BIN)/heimdall demo
+
+.PHONY: tools
+tools: $(VENV)/dev.stamp ## build the programs that the tests run into $HEIMDALL_TOOL_CACHE
+	$(BIN)/python tools/go_tools.py
+
+.PHONY: test
+test: $(VENV)/dev.stamp tools ## run every test, in random order, with coverage
+	$(BIN)/pytest --cov --cov-report=term
+
+.PHONY: lint
+lint: $(VENV)/dev.stamp ## check style, types, contracts and import rules
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/buf lint
+	$(BIN)/buf format --diff --exit-code
+	$(BIN)/mypy
+	$(BIN)/pytest --quiet tests/contract/test_import_rules.py
+
 .PHONY: gen
-gen: ## regenerate stubs, descriptor set and contract docs from protos/
-	rm -rf heimdall/*/v1/*_pb2*
-	$(BIN)/buf generate
-	rm -f heimdall/common/v1/*_pb2_grpc.*
-	for s in fetcher dsp storage coordinator; do cp protos/heimdall/$$s/v1/$${s}_service_config.json heimdall/$$s/v1/; done
-	$(BIN)/buf build --as-file-descriptor-set --exclude-source-info -o heimdall/heimdall.protoset#format=binpb
-	$(BIN)/buf build --as-file-descriptor-set -o -#format=binpb | $(BIN)/python tools/contract_docs.py > docs/contracts.md
+gen: $(VENV)/dev.stamp ## generate stubs, descriptor set and contract docs from protos/
+	$(BIN)/python tools/generate.py
+
+.PHONY: check-gen
+check-gen: $(VENV)/dev.stamp ## fail if a generated file is out of date
+	$(BIN)/python tools/generate.py --check
+
+.PHONY: breaking
+breaking: $(VENV)/dev.stamp ## fail if the contracts break callers of main
+	BUF=$(BIN)/buf tools/breaking.sh
+
+.PHONY: bench-pipeline
+bench-pipeline: $(VENV)/dev.stamp ## measure the whole mesh
+	$(BIN)/python benchmarks/bench_pipeline.py
+
+.PHONY: clean
+clean: ## remove the environment and every cache of this checkout
+	rm -rf $(VENV) build ./*.egg-info .mypy_cache .pytest_cache .ruff_cache .coverage .coverage.*
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
