@@ -1,0 +1,170 @@
+"""The receivers of this fetcher, read from receivers.toml and refused loudly when wrong."""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from annotated_types import Ge, Gt, Le
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from yarl import URL
+
+from heimdall.runtime.settings import SettingsError
+
+MAX_RECEIVER_COUNT = 1000
+"""Most receivers that one fetcher owns."""
+
+
+class ReceiverConfig(BaseModel):
+    """One receiver of receivers.toml."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    receiver_id: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
+    """Short stable name; becomes part of object keys and table rows."""
+    name: Annotated[str, Field(min_length=1, max_length=200)]
+    """Name for people."""
+    driver: Literal["kiwisdr"]
+    """Protocol that the receiver speaks."""
+    url: str
+    """Where it is, as http://host:port or https://host:port; without a path."""
+    latitude_deg: Annotated[float, Ge(-90), Le(90)]
+    """WGS-84 latitude, north positive."""
+    longitude_deg: Annotated[float, Ge(-180), Le(180)]
+    """WGS-84 longitude, east positive."""
+    altitude_m: Annotated[float, Ge(-500), Le(9000)]
+    """Altitude above mean sea level."""
+    min_frequency_hz: Annotated[float, Ge(0), Le(6e9)]
+    """Lowest radio frequency that can be received, converter included."""
+    max_frequency_hz: Annotated[float, Gt(0), Le(6e9)]
+    """Highest radio frequency that can be received, converter included."""
+    converter_offset_hz: Annotated[float, Ge(-6e9), Le(6e9)] = 0.0
+    """Radio frequency minus the receiver's own frequency, for a converter that the receiver does not know of."""
+    slots: Annotated[int, Ge(1), Le(64)] = 1
+    """Connections that we may hold at once."""
+    gain_db: Annotated[int, Ge(0), Le(120)] = 50
+    """Fixed gain where the caller does not choose one, on the receiver's own scale (manGain of a KiwiSDR)."""
+    password_env: str | None = None
+    """Environment variable that holds the password."""
+    password_file: Path | None = None
+    """File whose first line is the password; a relative path starts at the folder of receivers.toml."""
+
+    @field_validator("url")
+    @classmethod
+    def _plain_url(cls, value: str) -> str:
+        try:
+            url = URL(value)
+        except ValueError as error:
+            raise ValueError(f"is no URL ({error}); write http://host:port") from error
+        if url.scheme not in ("http", "https") or not url.host or url.path not in ("", "/") or url.query_string:
+            raise ValueError("must read http://host:port or https://host:port, without path or query")
+        if url.user is not None or url.password is not None:
+            raise ValueError("must not hold a user or password; use password_env or password_file")
+        return value.rstrip("/")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.max_frequency_hz <= self.min_frequency_hz:
+            raise ValueError(
+                f"max_frequency_hz {self.max_frequency_hz:g} must be above min_frequency_hz {self.min_frequency_hz:g}"
+            )
+        if self.password_env is not None and self.password_file is not None:
+            raise ValueError("password_env and password_file exclude each other; keep one")
+        return self
+
+
+def load_receivers(path: Path, environ: Mapping[str, str] = os.environ) -> tuple[ReceiverConfig, ...]:
+    """Reads receivers.toml.
+
+    Args:
+        path: The file.
+        environ: Environment, to check that the passwords named there exist.
+
+    Returns:
+        The receivers in the order of the file.
+
+    Raises:
+        SettingsError: If the file can not be read or anything in it is wrong; names every receiver, key and value.
+    """
+    try:
+        document = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise SettingsError(f"{path}: can not be read ({error.strerror}); it lists the receivers") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise SettingsError(f"{path}: is not TOML: {error}") from error
+    problems = [
+        f"{path}: {key}: no such key; receivers are written as [[receiver]]" for key in document if key != "receiver"
+    ]
+    entries = document.get("receiver", [])
+    if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
+        raise SettingsError(f"{path}: receiver: must be a list of tables; write [[receiver]]")
+    if not 1 <= len(entries) <= MAX_RECEIVER_COUNT:
+        problems.append(f"{path}: holds {len(entries)} receivers; 1 to {MAX_RECEIVER_COUNT} are possible")
+    receivers: list[ReceiverConfig] = []
+    for number, entry in enumerate(entries, start=1):
+        try:
+            receivers.append(_read_one(entry, path.parent, environ))
+        except ValidationError as error:
+            problems += [f"{path}: {_label(entry, number)}: {line}" for line in _lines(error)]
+        except SettingsError as error:
+            problems.append(f"{path}: {_label(entry, number)}: {error}")
+    ids = [receiver.receiver_id for receiver in receivers]
+    problems += [
+        f"{path}: receiver {name!r}: receiver_id is used {ids.count(name)} times; ids must be unique"
+        for name in sorted({name for name in ids if ids.count(name) > 1})
+    ]
+    if problems:
+        raise SettingsError("\n".join(problems))
+    return tuple(receivers)
+
+
+def read_password(receiver: ReceiverConfig, environ: Mapping[str, str] = os.environ) -> str:
+    """Returns the receiver's password, empty if it needs none.
+
+    Raises:
+        SettingsError: If the named variable or file is missing; never shows a password.
+    """
+    if receiver.password_env is not None:
+        if receiver.password_env not in environ:
+            raise SettingsError(f"password_env: environment variable {receiver.password_env!r} is not set")
+        return environ[receiver.password_env]
+    if receiver.password_file is not None:
+        try:
+            return receiver.password_file.read_text(encoding="utf-8").partition("\n")[0].rstrip("\r")
+        except (OSError, UnicodeDecodeError) as error:
+            raise SettingsError(f"password_file: {receiver.password_file} can not be read as text") from error
+    return ""
+
+
+def _read_one(entry: dict[str, Any], folder: Path, environ: Mapping[str, str]) -> ReceiverConfig:
+    receiver = ReceiverConfig.model_validate(entry)
+    if receiver.password_file is not None:
+        receiver = receiver.model_copy(update={"password_file": folder / receiver.password_file})
+    read_password(receiver, environ)
+    return receiver
+
+
+def _label(entry: dict[str, Any], number: int) -> str:
+    name = entry.get("receiver_id")
+    return f"receiver {name!r}" if isinstance(name, str) else f"receiver number {number}"
+
+
+def _lines(error: ValidationError) -> list[str]:
+    lines = []
+    for problem in error.errors():
+        key = ".".join(str(part) for part in problem["loc"])
+        prefix = f"{key}: " if key else ""
+        if problem["type"] == "extra_forbidden":
+            known = ", ".join(ReceiverConfig.model_fields)
+            lines.append(f"{prefix}no such key; the keys are {known}")
+        elif problem["type"] == "missing":
+            lines.append(f"{prefix}is required and missing")
+        elif problem["type"] == "string_pattern_mismatch":
+            lines.append(f"{prefix}must match [a-z0-9][a-z0-9-]{{0,62}}; got {problem['input']!r}")
+        else:
+            got = f"; got {problem['input']!r}" if key else ""
+            lines.append(f"{prefix}{problem['msg'].removeprefix('Value error, ')}{got}")
+    return lines

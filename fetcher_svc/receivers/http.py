@@ -1,0 +1,40 @@
+"""The HTTP session that drivers share."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Final
+
+import aiohttp
+
+from heimdall.common.v1.error_pb2 import ErrorReason
+from heimdall.errors import HeimdallError
+
+MAX_REDIRECT_COUNT: Final = 3
+
+
+def open_session() -> aiohttp.ClientSession:
+    """Returns a session that keeps no cookies and follows at most three redirects; the caller closes it."""
+    trace = aiohttp.TraceConfig()
+    trace.on_request_redirect.append(_count_redirect)
+    return aiohttp.ClientSession(
+        trace_configs=[trace],
+        cookie_jar=aiohttp.DummyCookieJar(),
+        # Drivers set their own deadlines; a stream has none. Connections are not kept: stations count them.
+        timeout=aiohttp.ClientTimeout(total=None, sock_connect=None),
+        connector=aiohttp.TCPConnector(limit=0, force_close=True),
+    )
+
+
+async def _count_redirect(
+    session: aiohttp.ClientSession, context: SimpleNamespace, params: aiohttp.TraceRequestRedirectParams
+) -> None:
+    # The limit of aiohttp itself can not be set for a WebSocket; a trace context lives for one request.
+    context.redirect_count = getattr(context, "redirect_count", 0) + 1
+    if context.redirect_count > MAX_REDIRECT_COUNT:
+        params.response.close()
+        raise HeimdallError(
+            ErrorReason.ERROR_REASON_UPSTREAM_REDIRECT_LOOP,
+            f"{params.url} redirects more than {MAX_REDIRECT_COUNT} times",
+            metadata={"url": params.url},
+        )

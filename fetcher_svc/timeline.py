@@ -1,0 +1,197 @@
+"""Puts the frames of all connections to a receiver on one axis of sample positions, and gives each frame its time.
+
+Position 0 is the first sample that the receiver sent; lost samples take positions too. Every window is cut from this axis.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+from fetcher_svc.arrival import ArrivalModel
+from fetcher_svc.gnss import StampQuality
+from fetcher_svc.receivers.base import Facts, Frame
+from fetcher_svc.run_tracker import Loss, LossReason, RunTracker, Tracked
+from heimdall.errors import HeimdallError
+
+_NS = 1e9
+
+
+class TimeBase(Enum):
+    """Whose clock gives the sample times."""
+
+    GNSS = "gnss"
+    ARRIVAL = "arrival"
+
+
+@dataclass(frozen=True, slots=True)
+class Placed:
+    """A frame with its place and time."""
+
+    position: int
+    unix_ns: int
+    """UTC of the first sample in ns since 1970."""
+    rate_hz: float
+    """Best sample rate when it came."""
+    run: int
+    """Number of the connection it came over."""
+    stamp_good: bool
+    """Whether its own stamp is a time that can be trusted."""
+    frame: Frame
+
+    @property
+    def end(self) -> int:
+        """Position after the last sample."""
+        return self.position + self.frame.sample_count
+
+    def position_at(self, unix_ns: int) -> int:
+        """Returns the position of the first sample at or after a time, in ns since 1970."""
+        # Ceiling; whole ns first, so that the time of the first sample itself is exact.
+        return self.position - int(((self.unix_ns - unix_ns) * self.rate_hz / _NS) // 1)
+
+    def time_at(self, position: int) -> int:
+        """Returns the UTC of a sample in ns since 1970."""
+        return self.unix_ns + round((position - self.position) * _NS / self.rate_hz)
+
+
+class Timeline:
+    """The axis of one receiver, over all its connections."""
+
+    def __init__(self) -> None:
+        self._run = -1
+        self._tracker: RunTracker | None = None
+        self._offset: int | None = None
+        self._end = 0
+        self._end_ns: int | None = None
+        self._base: TimeBase | None = None
+        self._base_before: TimeBase | None = None
+        self._cause: HeimdallError | None = None
+        self._arrivals = ArrivalModel()
+        self._round_trip_s = 0.0
+
+    @property
+    def base(self) -> TimeBase | None:
+        """Whose clock gives the times now; None while that is not known."""
+        return self._base
+
+    @property
+    def quality(self) -> StampQuality:
+        """What the receiver's stamps are worth."""
+        return StampQuality.ABSENT if self._tracker is None else self._tracker.quality
+
+    @property
+    def disagreeing(self) -> bool:
+        """Whether the latest stamps contradict each other or the earlier ones."""
+        return self._tracker is not None and self._tracker.disagreeing
+
+    @property
+    def arrival_sigma_ns(self) -> float:
+        """Uncertainty of times that come from arrivals."""
+        return self._arrivals.sigma_ns(self._round_trip_s)
+
+    def begin_run(self, facts: Facts, round_trip_s: float, cause: HeimdallError | None = None) -> None:
+        """Begins a connection.
+
+        Args:
+            facts: What the receiver announced.
+            round_trip_s: How long it took to answer the connect.
+            cause: Why the connection before it ended, if there was one.
+        """
+        before = self._tracker
+        self._run += 1
+        self._tracker = RunTracker(facts, before.rate_hz if before is not None and before.fitted else None)
+        self._round_trip_s = round_trip_s
+        self._offset = None
+        self._base_before = self._base or self._base_before
+        self._base = None
+        self._cause = cause or self._cause
+
+    def push(self, frame: Frame) -> list[Placed | Loss]:
+        """Takes the next frame; returns what is settled by it, in order.
+
+        Raises:
+            HeimdallError: If the receiver's counter can not be.
+        """
+        tracker = self._running()
+        return self._place(tracker, tracker.push(frame))
+
+    def end_run(self) -> list[Placed | Loss]:
+        """Returns what was still held when the connection ended."""
+        tracker = self._running()
+        return self._place(tracker, tracker.finish())
+
+    def arrival_at(self, unix_ns: int, last: Placed) -> int:
+        """Returns when a sample of that time is due here by the host clock, in ns since 1970.
+
+        Args:
+            unix_ns: Sample time.
+            last: A frame that came, as reference.
+        """
+        return unix_ns + last.frame.arrival_unix_ns - last.time_at(last.end)
+
+    def _running(self) -> RunTracker:
+        if self._tracker is None:
+            raise ValueError("no run was begun")
+        return self._tracker
+
+    def _place(self, tracker: RunTracker, steps: list[Tracked | Loss]) -> list[Placed | Loss]:
+        placed: list[Placed | Loss] = []
+        frames = [step for step in steps if isinstance(step, Tracked)]
+        if self._offset is None:
+            if not frames:
+                return []
+            loss = self._join(tracker, frames)
+            if loss is not None:
+                placed.append(loss)
+            self._offset = self._end
+        rate_hz = tracker.rate_hz
+        for step in frames:
+            self._arrivals.add(
+                self._offset + step.position + step.frame.sample_count, step.frame.arrival_unix_ns, rate_hz
+            )
+        for step in steps:
+            if isinstance(step, Loss):
+                placed.append(Loss(step.position + self._offset, step.count, step.exact, step.reason, step.cause))
+            else:
+                placed.append(self._timed(tracker, step, self._offset + step.position, rate_hz))
+        last = placed[-1] if placed else None
+        if isinstance(last, Placed):
+            self._end, self._end_ns = last.end, last.time_at(last.end)
+        return placed
+
+    def _timed(self, tracker: RunTracker, step: Tracked, position: int, rate_hz: float) -> Placed:
+        frame = step.frame
+        good = self._base is TimeBase.GNSS and step.stamp_holds and frame.stamp_quality is StampQuality.GOOD
+        if good:
+            unix_ns = frame.stamp_ns
+        elif self._base is TimeBase.GNSS:
+            unix_ns = tracker.time_at(step.position)
+        else:
+            unix_ns = self._arrivals.time_at(position, rate_hz)
+        if unix_ns is None:
+            raise ValueError("a frame can not be placed before its time base is known")
+        return Placed(position, unix_ns, rate_hz, self._run, good, frame)
+
+    def _join(self, tracker: RunTracker, frames: list[Tracked]) -> Loss | None:
+        """Decides whose clock holds for a new run, and how many samples were lost before it."""
+        trusted = tracker.quality is StampQuality.GOOD and tracker.time_at(0) is not None
+        self._base = TimeBase.GNSS if trusted else TimeBase.ARRIVAL
+        if self._end_ns is None:
+            return None
+        start_ns = tracker.time_at(frames[0].position)
+        end_ns: int | None = self._end_ns
+        if not (trusted and self._base_before is TimeBase.GNSS and start_ns is not None):
+            # The two runs share no clock but the host's.
+            start_ns = min(
+                step.frame.arrival_unix_ns
+                - round((step.position + step.frame.sample_count - frames[0].position) * _NS / tracker.rate_hz)
+                for step in frames
+            )
+            end_ns = self._arrivals.time_at(self._end, tracker.rate_hz)
+        elapsed_ns = 0 if end_ns is None else start_ns - end_ns
+        # A new connection never continues the old one without a loss, however small the clocks say it is.
+        count = max(1, round(elapsed_ns * tracker.rate_hz / _NS))
+        loss = Loss(self._end, count, False, LossReason.RECONNECT, self._cause)
+        self._end += count
+        self._cause = None
+        return loss
