@@ -154,6 +154,7 @@ class Connection:
             channel,
             self._client_ip,
             self._station.announced_rate_hz(self.number),
+            path.wideband,
         )
         self._started_s = self._authenticated_s = self._keepalive_s = time.monotonic()
         self._progress.set()

@@ -59,6 +59,7 @@ class Dialogue:
     channel: int
     client_ip: str
     announced_rate_hz: float
+    wideband: bool = False
     authenticated: bool = False
     keepalive_count: int = 0
     pending_flags: int = 0
@@ -86,7 +87,8 @@ class Dialogue:
 
     def greet(self) -> list[str | End]:
         """The answer to the first message, before that is looked at: a refusal, or the stream's first words."""
-        fault = self.script.take_at_connect(FIRST_MESSAGE_KINDS, self.connection)
+        kinds = FIRST_MESSAGE_KINDS - {"wb_only"} if self.wideband else FIRST_MESSAGE_KINDS
+        fault = self.script.take_at_connect(kinds, self.connection)
         if fault is not None:
             return [refusal_text(fault, self.spec, self.client_ip), End.TCP_CLOSE]
         if self.spec.message_order == "2018":
