@@ -1,4 +1,4 @@
-"""Generates from protos/ all that is committed of it: stubs, service configs, descriptor set, contract documentation."""
+"""Generates all that is committed of the protos: stubs, service configs, descriptor set, contract documentation."""
 
 from __future__ import annotations
 
