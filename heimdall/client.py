@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from datetime import UTC, datetime, timedelta
 from types import TracebackType
@@ -189,7 +189,7 @@ class HeimdallClient:
         request = coordinator_pb2.StartAcquisitionRequest(spec=spec, request_id=request_id)
         return (await _answer(self._coordinator.StartAcquisition(request), "coordinator")).acquisition
 
-    async def acquire(self, spec: AcquisitionSpec, request_id: str = "") -> AsyncIterator[Acquisition]:
+    async def acquire(self, spec: AcquisitionSpec, request_id: str = "") -> AsyncGenerator[Acquisition, None]:
         """Starts an acquisition and watches it to its end. Leaving the iterator early does not cancel it.
 
         Args:
@@ -206,7 +206,7 @@ class HeimdallClient:
         async for snapshot in self.watch_acquisition(started.acquisition_id):
             yield snapshot
 
-    async def watch_acquisition(self, acquisition_id: str) -> AsyncIterator[Acquisition]:
+    async def watch_acquisition(self, acquisition_id: str) -> AsyncGenerator[Acquisition, None]:
         """Watches an acquisition to its end.
 
         Args:
@@ -241,7 +241,7 @@ class HeimdallClient:
 
     async def list_acquisitions(
         self, states: Sequence[Acquisition.State.ValueType] = (), *, page_size: int = 100
-    ) -> AsyncIterator[Acquisition]:
+    ) -> AsyncGenerator[Acquisition, None]:
         """Lists acquisitions, page by page.
 
         Args:
@@ -287,7 +287,7 @@ class HeimdallClient:
 
     async def list_recordings(
         self, record_filter: storage_pb2.RecordFilter | None = None, *, page_size: int = 100
-    ) -> AsyncIterator[Recording]:
+    ) -> AsyncGenerator[Recording, None]:
         """Lists recordings, page by page.
 
         Args:
@@ -313,7 +313,7 @@ class HeimdallClient:
         *,
         sample_range: tuple[int, int] | None = None,
         time_range_unix_ns: tuple[int, int] | None = None,
-    ) -> AsyncIterator[IqEvent]:
+    ) -> AsyncGenerator[IqEvent, None]:
         """Replays a recording, or a part of it.
 
         Args:
@@ -351,7 +351,7 @@ class HeimdallClient:
         *,
         scope: MeasurementScope.ValueType = MeasurementScope.MEASUREMENT_SCOPE_SUMMARY,
         max_count: int = 0,
-    ) -> AsyncIterator[Measurement]:
+    ) -> AsyncGenerator[Measurement, None]:
         """Reads measurements.
 
         Args:

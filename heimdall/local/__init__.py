@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
-from heimdall.local.mesh import SERVICE_NAMES, LocalMesh, free_ports, ports_from
-from heimdall.local.process import ProcessStartError, TiedProcess
+from heimdall.local.mesh import SERVICE_NAMES, LocalMesh, free_ports, full_name, ports_from
+from heimdall.local.process import ProcessStartError, TiedProcess, run_together
 
-__all__ = ["SERVICE_NAMES", "LocalMesh", "ProcessStartError", "TiedProcess", "free_ports", "ports_from"]
+__all__ = [
+    "SERVICE_NAMES",
+    "LocalMesh",
+    "ProcessStartError",
+    "TiedProcess",
+    "free_ports",
+    "full_name",
+    "ports_from",
+    "run_together",
+]

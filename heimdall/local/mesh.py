@@ -5,16 +5,16 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
-from collections.abc import Coroutine, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import Final, Self
 
 import grpc
 import structlog
 from grpc_health.v1 import health_pb2
 
-from heimdall.local.process import ProcessStartError, TiedProcess
+from heimdall.local.process import ProcessStartError, TiedProcess, run_together
 from heimdall.runtime.options import CHANNEL_OPTIONS
 from heimdall.runtime.settings import Settings
 
@@ -112,15 +112,18 @@ class LocalMesh:
         """Ends every process, all at once; each drains."""
         await asyncio.gather(*(process.stop(self._stop_timeout_s) for process in self._processes.values()))
 
-    async def start(self, name: str) -> None:
-        """Starts one service and waits until it is SERVING.
+    async def start(self, *names: str) -> None:
+        """Starts services at once and waits until they are SERVING.
 
         Args:
-            name: Short name of the service.
+            names: Short names of the services; none for all.
 
         Raises:
-            ProcessStartError: If its port is taken, or it ends or is not SERVING in time.
+            ProcessStartError: If a port is taken, or one ends or is not SERVING in time; names the first.
         """
+        await run_together(*(self._start_one(name) for name in names or SERVICE_NAMES))
+
+    async def _start_one(self, name: str) -> None:
         self._require_free_port(name)
         log_file = None if self._log_dir is None else self._log_dir / f"{name}.log"
         process = await TiedProcess.start(
@@ -139,28 +142,20 @@ class LocalMesh:
             serving.cancel()
             await asyncio.gather(ended, serving, return_exceptions=True)
 
-    async def start_all(self) -> None:
-        """Starts all services at once and waits until they are SERVING.
-
-        Raises:
-            ProcessStartError: If one of them can not start; names the first.
-        """
-        await _gather(*(self.start(name) for name in SERVICE_NAMES))
-
     async def keep_running(self) -> None:
         """Starts a service again whenever it ends by itself; returns never.
 
         Raises:
             ProcessStartError: If one that ended can not be started again.
         """
-        await _gather(*(self._keep_one_running(name) for name in SERVICE_NAMES))
+        await run_together(*(self._keep_one_running(name) for name in SERVICE_NAMES))
 
     async def _keep_one_running(self, name: str) -> None:
         while True:
             status = await self._processes[name].wait()
             _log.error("service_died", process=name, status=status, restart_delay_s=_RESTART_DELAY_S)
             await asyncio.sleep(_RESTART_DELAY_S)
-            await self.start(name)
+            await self._start_one(name)
 
     def _require_free_port(self, name: str) -> None:
         try:
@@ -169,16 +164,6 @@ class LocalMesh:
             raise ProcessStartError(
                 f"{name} can not listen on {self.targets[name]} ({error.strerror}); --port-base takes other ports"
             ) from error
-
-
-async def _gather(*steps: Coroutine[Any, Any, None]) -> None:
-    """Runs the steps at once; the first that fails ends the others and is raised."""
-    try:
-        async with asyncio.TaskGroup() as group:
-            for step in steps:
-                group.create_task(step)
-    except ExceptionGroup as failures:
-        raise failures.exceptions[0] from failures
 
 
 async def wait_until_serving(name: str, target: str, timeout_s: float) -> None:
@@ -193,24 +178,32 @@ async def wait_until_serving(name: str, target: str, timeout_s: float) -> None:
         ProcessStartError: If the time passes first.
     """
     # Not open_channel: its balancing never calls a service that is not SERVING.
-    options = [*CHANNEL_OPTIONS, ("grpc.min_reconnect_backoff_ms", 50), ("grpc.max_reconnect_backoff_ms", 200)]
-    async with grpc.aio.insecure_channel(target, options=options) as channel:
+    options = {
+        **dict(CHANNEL_OPTIONS),
+        "grpc.initial_reconnect_backoff_ms": 50,
+        "grpc.min_reconnect_backoff_ms": 50,
+        "grpc.max_reconnect_backoff_ms": 100,
+    }
+    async with grpc.aio.insecure_channel(target, options=list(options.items())) as channel:
         watch = channel.unary_stream(
             "/grpc.health.v1.Health/Watch",
             request_serializer=health_pb2.HealthCheckRequest.SerializeToString,
             response_deserializer=health_pb2.HealthCheckResponse.FromString,
         )
         call = watch(health_pb2.HealthCheckRequest(service=full_name(name)), timeout=timeout_s, wait_for_ready=True)
+        status = "unreachable"
         try:
             async for answer in call:
+                status = health_pb2.HealthCheckResponse.ServingStatus.Name(answer.status)
                 if answer.status == health_pb2.HealthCheckResponse.SERVING:
                     return
         except grpc.aio.AioRpcError as error:
             raise ProcessStartError(
-                f"{name} at {target} was not SERVING within {timeout_s:g} s: {error.code().name}"
+                f"{name} at {target} was {status} for {timeout_s:g} s: {error.details()}"
             ) from error
         finally:
             call.cancel()
+    raise ProcessStartError(f"{name} at {target} was {status} and ended the watch of its health")
 
 
 def full_name(name: str) -> str:

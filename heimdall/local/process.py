@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import structlog
 
@@ -18,6 +18,20 @@ _TAIL_BYTES = 4096
 
 class ProcessStartError(Exception):
     """A process could not be started, or ended before it was of use; the text has its last words."""
+
+
+async def run_together(*steps: Coroutine[Any, Any, None]) -> None:
+    """Runs steps at once; the first that fails ends the others and its failure is raised.
+
+    Args:
+        steps: What to run.
+    """
+    try:
+        async with asyncio.TaskGroup() as group:
+            for step in steps:
+                group.create_task(step)
+    except ExceptionGroup as failures:
+        raise failures.exceptions[0] from failures
 
 
 class TiedProcess:

@@ -1,0 +1,106 @@
+"""The command `heimdall demo`."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from contextlib import AsyncExitStack
+from datetime import UTC, datetime
+from pathlib import Path
+
+import click
+from google.protobuf.duration_pb2 import Duration
+
+from heimdall.cli.outcome_table import print_acquisition
+from heimdall.cli.output import print_json, short_path
+from heimdall.cli.quantities import DURATION
+from heimdall.cli.session import CommandError, WrongUsageError, json_option, read_settings, run_async
+from heimdall.cli.shipped import shipped_file
+from heimdall.cli.status import ExitStatus
+from heimdall.cli.watch import ProgressLines, acquire_to_end, exit_status
+from heimdall.client import HeimdallClient
+from heimdall.common.v1.acquisition_pb2 import Acquisition, AcquisitionSpec
+from heimdall.local import LocalMesh, ProcessStartError, TiedProcess, free_ports, run_together
+from heimdall.local.receivers_file import with_urls
+
+_FREQUENCY_HZ = 145.5e6
+_LOG_FOLDER = "logs"
+_RECEIVERS_FILE = "receivers.toml"
+_READY_TIMEOUT_S = 20.0
+_STOP_TIMEOUT_S = 5.0
+
+
+@click.command()
+@click.option("--duration", type=DURATION, default="5s", show_default=True, help="Length of the window.")
+@click.option(
+    "--data-dir",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Empty or new folder to keep everything in. Default: heimdall-data/demo-TIME.",
+)
+@json_option
+def demo(duration: Duration, data_dir: Path | None, as_json: bool) -> ExitStatus:
+    """Runs the whole mesh and seven simulated receivers, acquires 145.5 MHz once, and stops everything again.
+
+    What was recorded stays in the folder. Exit status: 0 complete, 1 failed, 3 partial.
+    """
+    started = time.monotonic()
+    folder = _fresh_folder(data_dir)
+    acquisition = run_async(_run(folder, duration))
+    if as_json:
+        print_json(acquisition)
+    else:
+        print_acquisition(acquisition)
+        click.echo(f"kept in {short_path(str(folder))}; wall time {time.monotonic() - started:.2f} s")
+    return exit_status(acquisition)
+
+
+def _fresh_folder(data_dir: Path | None) -> Path:
+    name = f"demo-{datetime.now(UTC):%Y%m%dT%H%M%S}Z"
+    folder = (Path("heimdall-data") / name if data_dir is None else data_dir).resolve()
+    try:
+        (folder / _LOG_FOLDER).mkdir(parents=True)
+    except OSError as error:
+        raise WrongUsageError(f"{folder} can not be made a fresh folder: {error.strerror}") from error
+    return folder
+
+
+async def _run(folder: Path, duration: Duration) -> Acquisition:
+    settings = read_settings(None)
+    environment = {
+        "HEIMDALL_STORAGE_DATA_DIR": str(folder),
+        "HEIMDALL_FETCHER_RECEIVERS_FILE": str(folder / _RECEIVERS_FILE),
+    }
+    mesh = LocalMesh(settings, free_ports(settings.mesh.host), environment=environment, log_dir=folder / _LOG_FOLDER)
+    async with AsyncExitStack() as stack:
+        await stack.enter_async_context(mesh)
+        receiver_ids: list[str] = []
+
+        async def start_fetcher_after_simulator() -> None:
+            simulator = await TiedProcess.start(
+                "simulator",
+                "simulator",
+                [str(shipped_file("demo.toml")), "--any-port"],
+                log_file=folder / _LOG_FOLDER / "simulator.log",
+                read_output=True,
+            )
+            stack.push_async_callback(simulator.stop, _STOP_TIMEOUT_S)
+            stations = json.loads(await simulator.read_line(_READY_TIMEOUT_S))["stations"]
+            receiver_ids.extend(stations)
+            urls = {name: f"http://{station['host']}:{station['port']}" for name, station in stations.items()}
+            await asyncio.to_thread(_write_receivers, folder / _RECEIVERS_FILE, urls)
+            await mesh.start("fetcher")
+
+        try:
+            await run_together(start_fetcher_after_simulator(), mesh.start("coordinator", "dsp", "storage"))
+        except ProcessStartError as error:
+            raise CommandError(str(error)) from error
+        spec = AcquisitionSpec(duration=duration, receiver_ids=receiver_ids)
+        spec.tuning.center_frequency_hz = _FREQUENCY_HZ
+        client = await stack.enter_async_context(HeimdallClient(mesh.targets["coordinator"], mesh.targets["storage"]))
+        progress = stack.enter_context(ProgressLines())
+        return await acquire_to_end(client, spec, "", progress)
+
+
+def _write_receivers(path: Path, urls: dict[str, str]) -> None:
+    path.write_text(with_urls(shipped_file("receivers.toml").read_text(encoding="utf-8"), urls), encoding="utf-8")
