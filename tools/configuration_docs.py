@@ -17,11 +17,11 @@ _INTRODUCTION = """# Configuration
 
 Generated from `heimdall/runtime/settings.py` by `tools/configuration_docs.py`; do not edit.
 
-Every service and the command line read one TOML file, named by `--config` or `HEIMDALL_CONFIG`; without one the defaults
-below hold. A variable `HEIMDALL_<SECTION>_<KEY>` wins over the file; lists are written as JSON there. Unknown keys and bad
-values are refused at start, with the key, the value and what would be right. Relative paths start at the folder of the file,
-or at the current one without a file. `config/heimdall.toml` is an example; receivers have a file of their own,
-`config/receivers.toml`."""
+Every service and the command line read one TOML file, named by `--config` or `HEIMDALL_CONFIG`; without one the
+defaults below hold. A variable `HEIMDALL_<SECTION>_<KEY>` wins over the file; lists are written as JSON there. Unknown
+keys and bad values are refused at start, with the key, the value and what would be right. Relative paths start at the
+folder of the file, or at the current one without a file. `config/heimdall.toml` is an example; receivers have a file of
+their own, `config/receivers.toml`."""
 
 
 def page() -> Iterator[str]:

@@ -29,7 +29,12 @@ def acquisitions() -> None:
 
 @acquisitions.command("list")
 @click.option(
-    "--state", "states", type=click.Choice(_STATES, case_sensitive=False), multiple=True, help="Only these; repeatable."
+    "--state",
+    "states",
+    type=click.Choice(_STATES, case_sensitive=False),
+    metavar="STATE",
+    multiple=True,
+    help="Only this state, such as failed; repeatable.",
 )
 @limit_option
 @config_option

@@ -30,7 +30,14 @@ class _Health:
 
 
 @click.command()
-@click.option("--service", "services", type=click.Choice(SERVICE_NAMES), multiple=True, help="Only this; repeatable.")
+@click.option(
+    "--service",
+    "services",
+    type=click.Choice(SERVICE_NAMES),
+    metavar="SERVICE",
+    multiple=True,
+    help="Only coordinator, fetcher, dsp or storage; repeatable.",
+)
 @config_option
 @json_option
 def health(services: tuple[str, ...], config: Path | None, as_json: bool) -> ExitStatus:
