@@ -71,9 +71,9 @@ class _Held:
 class RunTracker:
     """Finds losses by the frame counter and by the stamps.
 
-    A stamp that departs from the line of the earlier ones by half a sample or more is held until the next frame: if that
-    one agrees, the receiver dropped samples without counting; if it falls back onto the line, the stamp was wrong. Stamps
-    that never came with a GNSS solution serve as well, for only their differences count here.
+    A stamp that departs from the line of the earlier ones by half a sample or more is held until the next frame: if
+    that one agrees, the receiver dropped samples without counting; if it falls back onto the line, the stamp was wrong.
+    Stamps that never came with a GNSS solution serve as well, for only their differences count here.
     """
 
     def __init__(self, facts: Facts, rate_hz: float | None = None) -> None:

@@ -1,10 +1,11 @@
 """Puts the frames of all connections to a receiver on one axis of sample positions, and gives each frame its time.
 
-Position 0 is the first sample that the receiver sent; lost samples take positions too. Every window is cut from this axis.
+Position 0 is the first sample that the receiver sent; lost samples take positions too. Windows are cut from this axis.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from enum import Enum
 
@@ -46,12 +47,16 @@ class Placed:
 
     def position_at(self, unix_ns: int) -> int:
         """Returns the position of the first sample at or after a time, in ns since 1970."""
-        # Ceiling; whole ns first, so that the time of the first sample itself is exact.
-        return self.position - int(((self.unix_ns - unix_ns) * self.rate_hz / _NS) // 1)
+        # Sample times are stated in whole ns, so a sample that is half a ns early by the line is still on time.
+        return self.position + math.ceil((unix_ns - self.unix_ns - 0.5) * self.rate_hz / _NS)
 
     def time_at(self, position: int) -> int:
         """Returns the UTC of a sample in ns since 1970."""
         return self.unix_ns + round((position - self.position) * _NS / self.rate_hz)
+
+    def arrival_at(self, unix_ns: int) -> int:
+        """Returns when a sample of that time is due here by the host clock if it travels as this frame did, in ns."""
+        return unix_ns + self.frame.arrival_unix_ns - self.time_at(self.end)
 
 
 class Timeline:
@@ -120,15 +125,6 @@ class Timeline:
         tracker = self._running()
         return self._place(tracker, tracker.finish())
 
-    def arrival_at(self, unix_ns: int, last: Placed) -> int:
-        """Returns when a sample of that time is due here by the host clock, in ns since 1970.
-
-        Args:
-            unix_ns: Sample time.
-            last: A frame that came, as reference.
-        """
-        return unix_ns + last.frame.arrival_unix_ns - last.time_at(last.end)
-
     def _running(self) -> RunTracker:
         if self._tracker is None:
             raise ValueError("no run was begun")
@@ -145,10 +141,9 @@ class Timeline:
                 placed.append(loss)
             self._offset = self._end
         rate_hz = tracker.rate_hz
-        for step in frames:
-            self._arrivals.add(
-                self._offset + step.position + step.frame.sample_count, step.frame.arrival_unix_ns, rate_hz
-            )
+        for tracked in frames:
+            end = self._offset + tracked.position + tracked.frame.sample_count
+            self._arrivals.add(end, tracked.frame.arrival_unix_ns, rate_hz)
         for step in steps:
             if isinstance(step, Loss):
                 placed.append(Loss(step.position + self._offset, step.count, step.exact, step.reason, step.cause))

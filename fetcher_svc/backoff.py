@@ -1,0 +1,158 @@
+"""What follows from each way a receiver can fail: does a running stream try again, and how long is it left alone."""
+
+from __future__ import annotations
+
+import random
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Final
+
+from heimdall.common.v1.error_pb2 import ErrorReason
+from heimdall.errors import HeimdallError
+
+MAX_DELAY_S: Final = 600.0
+BREAKER_FAILURE_COUNT: Final = 3
+BREAKER_SPAN_S: Final = 60.0
+BREAKER_DELAY_S: Final = 30.0
+MAX_RECONNECT_DELAY_S: Final = 15.0
+_JITTER: Final = 0.25
+
+
+@dataclass(frozen=True, slots=True)
+class Recovery:
+    """What to do after one kind of failure."""
+
+    reconnect_delay_s: float | None
+    """Wait before a running stream connects again; None: the stream ends."""
+    rest_s: float = 0.0
+    """How long new streams leave the receiver alone; 0: only after repeated failures."""
+
+
+def _recoveries() -> Mapping[ErrorReason.ValueType, Recovery]:
+    reason = ErrorReason
+    return MappingProxyType(
+        {
+            reason.ERROR_REASON_UPSTREAM_CONNECTION_LOST: Recovery(0.5),
+            reason.ERROR_REASON_UPSTREAM_CLOSED: Recovery(0.5),
+            reason.ERROR_REASON_UPSTREAM_STALLED: Recovery(0.5),
+            reason.ERROR_REASON_UPSTREAM_PROTOCOL_ERROR: Recovery(0.5),
+            reason.ERROR_REASON_UPSTREAM_SETUP_TIMEOUT: Recovery(15),
+            reason.ERROR_REASON_UPSTREAM_UNREACHABLE: Recovery(15),
+            reason.ERROR_REASON_UPSTREAM_NOT_FOUND: Recovery(15),
+            reason.ERROR_REASON_UPSTREAM_BUSY: Recovery(15, 15),
+            reason.ERROR_REASON_UPSTREAM_APP_LIMIT: Recovery(None, 600),
+            reason.ERROR_REASON_UPSTREAM_REDIRECT_LOOP: Recovery(None),
+            reason.ERROR_REASON_UPSTREAM_PASSWORD_REFUSED: Recovery(None, 60),
+            reason.ERROR_REASON_UPSTREAM_NOT_READY: Recovery(10, 10),
+            reason.ERROR_REASON_UPSTREAM_LOGIN_REFUSED: Recovery(None, 600),
+            reason.ERROR_REASON_UPSTREAM_ONE_PER_ADDRESS: Recovery(None, 15),
+            reason.ERROR_REASON_UPSTREAM_DISABLED: Recovery(None, 3600),
+            reason.ERROR_REASON_UPSTREAM_UPDATING: Recovery(300, 300),
+            reason.ERROR_REASON_UPSTREAM_EXCLUSIVE_USE: Recovery(300, 300),
+            reason.ERROR_REASON_UPSTREAM_WIDEBAND_ONLY: Recovery(None, 600),
+            # The quota is a daily one, and five tries over it lead to a blacklisting.
+            reason.ERROR_REASON_UPSTREAM_ADDRESS_LIMIT: Recovery(None, 86_400),
+            reason.ERROR_REASON_UPSTREAM_INACTIVITY_TIMEOUT: Recovery(None, 60),
+            reason.ERROR_REASON_UPSTREAM_KICKED: Recovery(None, 1800),
+            reason.ERROR_REASON_UPSTREAM_PASSWORD_TIMEOUT: Recovery(None, 60),
+        }
+    )
+
+
+RECOVERIES: Final = _recoveries()
+"""Every failure of a receiver that is not the caller's fault; any other ends the stream and leads to no rest."""
+
+
+def reconnect_delay_s(error: HeimdallError, failure_count: int) -> float | None:
+    """Returns how long a running stream waits before it connects again; None if it must end.
+
+    The delay is that of the reason, doubled for each failure in a row, with up to a quarter of jitter.
+
+    Args:
+        error: Why the connection failed.
+        failure_count: Failures in a row including this one, 1 or more.
+    """
+    recovery = RECOVERIES.get(error.reason)
+    if recovery is None or recovery.reconnect_delay_s is None:
+        return None
+    first_s = recovery.reconnect_delay_s
+    if error.reason == ErrorReason.ERROR_REASON_UPSTREAM_NOT_READY and error.retry_delay_s is not None:
+        first_s = error.retry_delay_s
+    ceiling_s = max(first_s, MAX_RECONNECT_DELAY_S if first_s < MAX_RECONNECT_DELAY_S else MAX_DELAY_S)
+    return min(first_s * 2.0 ** min(failure_count - 1, 16), ceiling_s) * _jitter()
+
+
+class Rest:
+    """Says whether a receiver is to be left alone, after one grave failure or three ordinary ones within a minute."""
+
+    def __init__(self) -> None:
+        self._until_s = 0.0
+        self._error: HeimdallError | None = None
+        self._failures: deque[float] = deque(maxlen=BREAKER_FAILURE_COUNT)
+        self._rest_count = 0
+
+    @property
+    def last_error(self) -> HeimdallError | None:
+        """Why the last connection failed; None if it did not."""
+        return self._error
+
+    def remaining_s(self, now_s: float) -> float:
+        """Returns how much longer the receiver is left alone."""
+        return max(0.0, self._until_s - now_s)
+
+    def failed(self, error: HeimdallError, now_s: float) -> None:
+        """Notes a failed connection.
+
+        Args:
+            error: Why it failed.
+            now_s: Monotonic time.
+        """
+        recovery = RECOVERIES.get(error.reason)
+        if recovery is None:
+            return
+        self._error = error
+        self._failures.append(now_s)
+        rest_s = recovery.rest_s
+        if rest_s and error.retry_delay_s is not None:
+            rest_s = max(rest_s, error.retry_delay_s)
+        crowded = len(self._failures) == BREAKER_FAILURE_COUNT and now_s - self._failures[0] <= BREAKER_SPAN_S
+        if not rest_s and crowded:
+            rest_s = BREAKER_DELAY_S
+        if rest_s:
+            ceiling_s = max(rest_s, MAX_DELAY_S)
+            rest_s = min(rest_s * 2.0 ** min(self._rest_count, 16), ceiling_s) * _jitter()
+            self._rest_count += 1
+            self._until_s = max(self._until_s, now_s + rest_s)
+
+    def succeeded(self) -> None:
+        """Notes that samples came."""
+        self._until_s = 0.0
+        self._error = None
+        self._rest_count = 0
+        self._failures.clear()
+
+    def check(self, receiver_id: str, now_s: float) -> None:
+        """Refuses a new stream while the receiver is left alone.
+
+        Raises:
+            HeimdallError: RECEIVER_BACKING_OFF with the cause.
+        """
+        remaining_s = self.remaining_s(now_s)
+        if remaining_s <= 0 or self._error is None:
+            return
+        raise HeimdallError(
+            ErrorReason.ERROR_REASON_RECEIVER_BACKING_OFF,
+            f"{receiver_id} is left alone for another {remaining_s:.0f} s: {self._error.message}",
+            metadata={
+                "receiver_id": receiver_id,
+                "remaining_s": round(remaining_s, 1),
+                "cause": self._error.reason_name,
+            },
+            retry_delay_s=remaining_s,
+        )
+
+
+def _jitter() -> float:
+    return 1.0 + random.random() * _JITTER

@@ -1,0 +1,183 @@
+"""One connection to a receiver, shared by every stream that wants the same tuning, and made again when it breaks."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Final
+
+import structlog
+
+from fetcher_svc.backoff import Rest, reconnect_delay_s
+from fetcher_svc.cutter import Described
+from fetcher_svc.feed import Feed, UpstreamState
+from fetcher_svc.receivers.base import Connection, Facts, Frame, Notice, Receiver, Tuning
+from fetcher_svc.run_tracker import Loss
+from fetcher_svc.timeline import Placed, Timeline
+from heimdall.common.v1.error_pb2 import ErrorReason
+from heimdall.errors import HeimdallError
+
+_log = structlog.get_logger(__name__)
+
+STEADY_S: Final = 10.0
+"""Streaming time after which the count of failures in a row begins anew."""
+RATE_CHANGE_LIMIT: Final = 1e-3
+"""Relative change of the announced rate at a reconnect that means another format; ppm are the clock's own drift."""
+
+
+class Upstream:
+    """Connects, streams and reconnects until it is cancelled or can not go on."""
+
+    def __init__(self, receiver_id: str, receiver: Receiver, tuning: Tuning, rest: Rest) -> None:
+        """Connects to nothing yet.
+
+        Args:
+            receiver_id: Name of the receiver, for the log.
+            receiver: The receiver.
+            tuning: What to set it to, checked.
+            rest: Takes note of failures and successes.
+        """
+        self._log = _log.bind(receiver_id=receiver_id)
+        self._receiver = receiver
+        self._tuning = tuning
+        self._rest = rest
+        self._feeds: list[Feed] = []
+        self._timeline = Timeline()
+        self._state = UpstreamState.CONNECTING
+        self._facts: Facts | None = None
+        self._described: Described | None = None
+        self._attempt_count = 0
+        self.closing = False
+
+    @property
+    def feed_count(self) -> int:
+        """Streams that share it."""
+        return len(self._feeds)
+
+    def add(self, feed: Feed) -> None:
+        """Lets a stream share in, from the next frame on."""
+        feed.timeline = self._timeline
+        feed.attempt_count = self._attempt_count
+        feed.change_state(self._state)
+        if self._described is not None:
+            feed.put(self._described)
+        self._feeds.append(feed)
+
+    def remove(self, feed: Feed) -> None:
+        """Lets a stream go; one that is not there is let go already."""
+        if feed in self._feeds:
+            self._feeds.remove(feed)
+
+    async def run(self) -> None:
+        """Serves the streams until cancelled, or until the receiver ends it for good and every stream knows why."""
+        loop = asyncio.get_running_loop()
+        cause: HeimdallError | None = None
+        failure_count = 0
+        while True:
+            connected_at = loop.time()
+            error = await self._connect_and_stream(cause)
+            steady = self._state is UpstreamState.STREAMING and loop.time() - connected_at >= STEADY_S
+            failure_count = 1 if steady else failure_count + 1
+            cause = cause if self._state is not UpstreamState.STREAMING and cause is not None else error
+            self._rest.failed(error, loop.time())
+            delay_s = None if self._described is None else reconnect_delay_s(error, failure_count)
+            self._log.warning(
+                "upstream_failed", reason=error.reason_name, message=error.message, reconnect_delay_s=delay_s
+            )
+            if delay_s is None:
+                self.fail(error)
+                return
+            self._change_state(UpstreamState.RECONNECTING)
+            self._notify(error)
+            await asyncio.sleep(delay_s)
+
+    def fail(self, error: HeimdallError) -> None:
+        """Tells every stream that no more samples will come, and takes no new ones."""
+        self.closing = True
+        for feed in self._feeds:
+            feed.fail(error)
+
+    async def _connect_and_stream(self, cause: HeimdallError | None) -> HeimdallError:
+        """Makes one connection and serves it to its end; returns why it ended."""
+        self._attempt_count += 1
+        for feed in self._feeds:
+            feed.attempt_count += 1
+        try:
+            connection = await self._receiver.connect(self._tuning)
+        except HeimdallError as error:
+            return error
+        self._log.info("upstream_connected", attempt=self._attempt_count, server=connection.facts.server_version)
+        try:
+            self._check_format(connection.facts)
+            self._facts = connection.facts
+            self._timeline.begin_run(connection.facts, connection.round_trip_s, cause)
+            return await self._stream(connection)
+        except HeimdallError as error:
+            return error
+        finally:
+            await connection.close()
+
+    async def _stream(self, connection: Connection) -> HeimdallError:
+        while True:
+            try:
+                item = await connection.read()
+            except HeimdallError as error:
+                # Before the first segment a broken connection is an error of the call, not a run of few samples.
+                if self._described is not None:
+                    self._publish(self._timeline.end_run())
+                return error
+            if isinstance(item, Frame):
+                self._publish(self._timeline.push(item))
+            elif isinstance(item, Facts):
+                self._facts = item
+                self._describe()
+            elif isinstance(item, Notice):
+                self._log.warning("upstream_notice", reason=item.error.reason_name, message=item.error.message)
+                self._notify(item.error)
+
+    def _publish(self, pieces: list[Placed | Loss]) -> None:
+        if not pieces:
+            return
+        if self._state is not UpstreamState.STREAMING:
+            self._rest.succeeded()
+            self._change_state(UpstreamState.STREAMING)
+        self._describe()
+        for piece in pieces:
+            for feed in self._feeds:
+                feed.put(piece)
+
+    def _describe(self) -> None:
+        base = self._timeline.base
+        if self._facts is None or base is None:
+            return
+        before = self._described
+        if before is not None and before.facts is self._facts and before.base is base:
+            return
+        described = Described(self._facts, base)
+        if described == before:
+            return
+        self._described = described
+        for feed in self._feeds:
+            feed.put(described)
+
+    def _check_format(self, facts: Facts) -> None:
+        """Refuses a reconnected receiver that became another one."""
+        before = self._facts
+        if before is None:
+            return
+        change = abs(facts.sample_rate_hz / before.sample_rate_hz - 1)
+        if facts.sample_format is not before.sample_format or change > RATE_CHANGE_LIMIT:
+            raise HeimdallError(
+                ErrorReason.ERROR_REASON_UPSTREAM_FORMAT_CHANGED,
+                f"the receiver came back with {facts.sample_rate_hz:g} Hz {facts.sample_format.value}; "
+                f"it had {before.sample_rate_hz:g} Hz {before.sample_format.value}",
+                metadata={"before_hz": before.sample_rate_hz, "after_hz": facts.sample_rate_hz},
+            )
+
+    def _change_state(self, state: UpstreamState) -> None:
+        self._state = state
+        for feed in self._feeds:
+            feed.change_state(state)
+
+    def _notify(self, error: HeimdallError) -> None:
+        for feed in self._feeds:
+            feed.notify(error)
