@@ -54,11 +54,11 @@ def derotated_averages(samples: Samples, first_index: int, cycles_per_sample: fl
     stretches = min(max(_MIN_AVERAGES_A_RUN, math.ceil(count / (AVERAGE_S * sample_rate_hz))), count)
     size = -(-count // stretches)
     rows = -(-count // size)
-    table = np.zeros(rows * size, dtype=np.complex128)
+    table = np.zeros(rows * size, dtype=np.complex64)
     table[:count] = samples
     starts = np.arange(rows, dtype=np.int64) * size
     counts = np.minimum(size, count - starts)
-    inner = np.exp(-2j * np.pi * cycles_per_sample * np.arange(size))
+    inner = np.exp(-2j * np.pi * cycles_per_sample * np.arange(size)).astype(np.complex64)
     outer = np.exp(-2j * np.pi * ((cycles_per_sample * (first_index + starts)) % 1.0))
     # Not a matrix product: a BLAS library would wake its threads for this little work.
     sums = np.einsum("ij,j->i", table.reshape(rows, size), inner) * outer

@@ -16,8 +16,10 @@ QUANTILE = 0.25
 """The order statistic across the bins that sets the floor; it bears signals in more than half of them."""
 MIN_NOISE_BINS = 16
 """Fewer bins than this, free of signals, make no noise floor."""
-_FALSE_ALARM = 1e-4  # per bin; a noise bin lost now and then does not bias the floor
-_LEAKAGE_BINS = 2  # half the main lobe of the Hann taper: a signal's neighbours hold part of it
+_FALSE_ALARM = 1e-6  # per bin: a spectrum of noise alone shows an emission once in a thousand or less
+_MEMBER_FALSE_ALARM = 1e-2  # per bin: a fainter bin is part of an emission that it touches
+_MEMBER_BINS = 5  # the width of the Hann taper's main lobe, and of the holes that an emission may have
+_SPREAD_BINS = 15  # neighbours that are looked at together for emissions too weak for any one bin
 _PASSBAND_EDGE_BINS = 2
 _MAX_ITERATIONS = 20
 _QUANTISATION_MARGIN_DB = 3.0
@@ -63,8 +65,10 @@ def noise_floor(spectrum: Spectrum, passband: npt.NDArray[np.bool_], quantisatio
     """Estimate the density of the noise from the quieter bins of the passband.
 
     A bin of white noise scatters as Gamma(K)/K with K = K_eff, so N0 = quantile_q(S) K / P^-1(K, q), with
-    P^-1 the inverse of the regularised lower incomplete gamma function. Bins above N0 P^-1(K, 1 - p) / K and
-    their neighbours hold signals; they are left out and the quantile is taken again until nothing changes.
+    P^-1 the inverse of the regularised lower incomplete gamma function.
+    Emissions are runs of bins whose mean over 5 bins is above the level that noise passes once in 100, and that
+    somewhere pass a level, for one bin or the mean of 15, that noise passes once in a million (the like quantiles
+    of the Gamma law). They are left out and the quantile is taken again until nothing changes.
     Sigma is that of an order statistic of n independent bins, sqrt(q (1 - q) / n) / (x f(x)), x = P^-1(K, q),
     f the density of Gamma(K).
 
@@ -84,7 +88,11 @@ def noise_floor(spectrum: Spectrum, passband: npt.NDArray[np.bool_], quantisatio
         return NoiseFloor(None, 0.0, passband, nothing, Quantity.absent(Reason.PASSBAND_TOO_NARROW, _METHOD))
     shape = spectrum.effective_count
     expected = float(scipy.special.gammaincinv(shape, QUANTILE)) / shape
-    threshold = float(scipy.special.gammainccinv(shape, _FALSE_ALARM)) / shape
+    faint = _critical_density(spectrum, passband, _MEMBER_BINS, _MEMBER_FALSE_ALARM)
+    sure = np.maximum(
+        _critical_density(spectrum, passband, 1, _FALSE_ALARM),
+        _critical_density(spectrum, passband, _SPREAD_BINS, _FALSE_ALARM),
+    )
     occupied = nothing
     density = 0.0
     for _ in range(_MAX_ITERATIONS):
@@ -92,7 +100,7 @@ def noise_floor(spectrum: Spectrum, passband: npt.NDArray[np.bool_], quantisatio
         if quiet.size < MIN_NOISE_BINS:
             return NoiseFloor(None, 0.0, passband, occupied, Quantity.absent(Reason.PASSBAND_OCCUPIED, _METHOD))
         density = _quantile(quiet) / expected
-        found = _widen(passband & (spectrum.density > threshold * density), _LEAKAGE_BINS) & passband
+        found = _occupied(faint, sure, density) & passband
         if np.array_equal(found, occupied):
             break
         occupied = found
@@ -107,6 +115,40 @@ def noise_floor(spectrum: Spectrum, passband: npt.NDArray[np.bool_], quantisatio
     else:
         estimate = Quantity.valid(value, 10.0 / math.log(10.0) * relative_sigma, _METHOD)
     return NoiseFloor(density, relative_sigma, passband, occupied, estimate)
+
+
+def _occupied(faint: npt.NDArray[np.float64], sure: npt.NDArray[np.float64], density: float) -> npt.NDArray[np.bool_]:
+    """Select the bins of emissions: faint runs that hold a bin, or a stretch, which can not be noise.
+
+    Args:
+        faint: The noise density below which a bin is in an emission if it touches one, shape (bin count,).
+        sure: The noise density below which a bin can not be noise, shape (bin count,).
+        density: The noise density.
+    """
+    member = ~_widen(~_widen(faint > density, _MEMBER_BINS // 2), _MEMBER_BINS // 2)
+    edges = np.flatnonzero(np.diff(member, prepend=False, append=False))
+    occupied = np.zeros_like(member)
+    for first, after in zip(edges[::2], edges[1::2], strict=True):
+        occupied[first:after] = (sure[first:after] > density).any()
+    return occupied
+
+
+def _critical_density(
+    spectrum: Spectrum, passband: npt.NDArray[np.bool_], bins: int, false_alarm: float
+) -> npt.NDArray[np.float64]:
+    """Give the noise density at which a bin's mean over some neighbours has the given probability.
+
+    Bins outside the passband get 0, which no noise is below.
+    """
+    shape = spectrum.effective_count
+    if bins == 1:
+        return np.where(passband, spectrum.density, 0.0) * (shape / scipy.special.gammainccinv(shape, false_alarm))
+    shape *= bins / spectrum.welch.bins_per_independent_bin
+    kernel = np.ones(bins)
+    total = np.convolve(np.where(passband, spectrum.density, 0.0), kernel, "same")
+    count = np.maximum(np.convolve(passband, kernel, "same"), 1.0)
+    mean = np.where(passband, total / count, 0.0)
+    return np.asarray(mean * (shape / scipy.special.gammainccinv(shape, false_alarm)), dtype=np.float64)
 
 
 def _quantile(values: npt.NDArray[np.float64]) -> float:

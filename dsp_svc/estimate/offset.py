@@ -110,9 +110,7 @@ def _search(samples: Samples, low_cycles: float, high_cycles: float) -> float | 
     power = lines.real**2 + lines.imag**2
     if low_cycles > -0.5 or high_cycles < 0.5:
         bins = scipy.fft.fftfreq(length)
-        for row in range(_PADDING):
-            frequencies = bins + row / (_PADDING * length)
-            power[row, (frequencies < low_cycles) | (frequencies > high_cycles)] = 0.0
+        power *= (bins >= low_cycles) & (bins <= high_cycles)
     shift, peak = divmod(int(np.argmax(power)), length)
     if power[shift, peak] == 0.0:
         return None
@@ -128,28 +126,28 @@ def _phasor(count: int, cycles: float) -> npt.NDArray[np.complex64]:
     return table.reshape(-1)[:count]
 
 
-def _fold(samples: Samples, columns: int) -> npt.NDArray[np.complex128]:
+def _fold(samples: Samples, columns: int) -> Samples:
     rows = -(-len(samples) // columns)
-    table = np.zeros(rows * columns, dtype=np.complex128)
+    table = np.zeros(rows * columns, dtype=np.complex64)
     table[: len(samples)] = samples
     return table.reshape(rows, columns)
 
 
-def _row_sums(table: npt.NDArray[np.complex128], frequency: float) -> npt.NDArray[np.complex128]:
+def _row_sums(table: Samples, frequency: float) -> npt.NDArray[np.complex128]:
     """Sum each row with the phase of a frequency taken out; two short phasor tables replace a long one."""
     rows, columns = table.shape
-    inner = np.exp(-2j * np.pi * frequency * np.arange(columns))
+    inner = np.exp(-2j * np.pi * frequency * np.arange(columns)).astype(np.complex64)
     outer = np.exp(-2j * np.pi * frequency * columns * np.arange(rows))
     # Not a matrix product: a BLAS library would wake its threads for this little work.
     sums: npt.NDArray[np.complex128] = np.einsum("ij,j->i", table, inner) * outer
     return sums
 
 
-def _line(table: npt.NDArray[np.complex128], frequency: float) -> complex:
+def _line(table: Samples, frequency: float) -> complex:
     return complex(np.sum(_row_sums(table, frequency)))
 
 
-def _integrated_snr(table: npt.NDArray[np.complex128], frequency: float, count: int) -> float:
+def _integrated_snr(table: Samples, frequency: float, count: int) -> float:
     sums = _row_sums(table, frequency)
     line = complex(np.sum(sums))
     columns = table.shape[1]

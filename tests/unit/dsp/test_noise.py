@@ -1,0 +1,111 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+from dsp_svc.estimate.noise import noise_floor, passband_bins
+from dsp_svc.estimate.psd import Spectrum, Welch, periodograms
+from dsp_svc.estimate.result import Reason, Validity
+
+RATE_HZ = 12_000.0
+Make = Callable[..., Any]
+EVERYWHERE = (-RATE_HZ, RATE_HZ)
+
+
+def floor_db(spectrum: Spectrum) -> float:
+    value = noise_floor(spectrum, passband_bins(spectrum, *EVERYWHERE)).estimate.value
+    assert value is not None
+    return value
+
+
+def gamma_spectrum(rng: np.random.Generator, averages: int, occupied: float) -> Spectrum:
+    """A spectrum of independent bins, part of them 30 dB up."""
+    density = rng.gamma(averages, 1.0 / averages, 512)
+    density[100 : 100 + round(512 * occupied)] *= 1000.0
+    return Spectrum(Welch(512), density, RATE_HZ, float(averages))
+
+
+@pytest.mark.parametrize("averages", [4, 10, 50])
+@pytest.mark.parametrize(("occupied", "bound"), [(0.0, 0.05), (0.2, None), (0.4, None)])
+def test_bias_stays_small_under_signals(
+    rng: np.random.Generator, averages: int, occupied: float, bound: float | None
+) -> None:
+    # Without the iteration the bias is gammaincinv(K, q/(1-a)) / gammaincinv(K, q); at most half may remain.
+    plain = {(4, 0.2): 0.46, (10, 0.2): 0.28, (50, 0.2): 0.12, (4, 0.4): 1.13, (10, 0.4): 0.68, (50, 0.4): 0.29}
+    limit = bound if bound is not None else plain[averages, occupied] / 2
+    found = [10 ** (floor_db(gamma_spectrum(rng, averages, occupied)) / 10) for _ in range(200)]
+    assert abs(10 * np.log10(np.mean(found))) < limit
+
+
+def test_level_and_sigma_hold_for_white_noise(white_noise: Make) -> None:
+    truth_db = 10 * np.log10(1e-6 / RATE_HZ)
+    found: list[float] = []
+    sigmas: list[float] = []
+    for _ in range(150):
+        spectrum = periodograms(white_noise(12_000, 1e-6), Welch(512)).spectrum(RATE_HZ)
+        estimate = noise_floor(spectrum, passband_bins(spectrum, *EVERYWHERE)).estimate
+        assert estimate.validity is Validity.VALID
+        assert estimate.value is not None
+        assert estimate.sigma is not None
+        found.append(estimate.value)
+        sigmas.append(estimate.sigma)
+    assert np.mean(found) == pytest.approx(truth_db, abs=0.03)
+    # Bins that share noise share part of their order statistics too: sigma may be above the scatter, not below.
+    assert 0.75 < np.std(found) / np.mean(sigmas) < 1.1
+
+
+def test_the_floor_is_that_of_the_passband(flat_signal: Make) -> None:
+    samples = flat_signal(120_000, RATE_HZ, -3_000.0, 3_000.0, 1e-6)
+    spectrum = periodograms(samples, Welch(512)).spectrum(RATE_HZ)
+    inside = noise_floor(spectrum, passband_bins(spectrum, -3_000.0, 3_000.0))
+    assert inside.estimate.value == pytest.approx(10 * np.log10(1e-6 / 6_000.0), abs=0.05)
+
+
+def test_the_passband_leaves_two_bins_at_its_edges() -> None:
+    spectrum = Spectrum(Welch(512), np.ones(512), 512.0, 10.0)
+    chosen = spectrum.frequencies_hz[passband_bins(spectrum, -100.0, 50.0)]
+    assert (chosen[0], chosen[-1]) == (-98.0, 48.0)
+    assert passband_bins(spectrum, -256.0, 256.0).all()
+
+
+def test_a_strong_tone_does_not_lift_the_floor(white_noise: Make, tone: Make) -> None:
+    noise = white_noise(12_000, 1e-6)
+    alone = periodograms(noise, Welch(512)).spectrum(RATE_HZ)
+    with_tone = periodograms(noise + tone(12_000, 0.1, 0.5), Welch(512)).spectrum(RATE_HZ)
+    assert floor_db(with_tone) == pytest.approx(floor_db(alone), abs=0.1)
+
+
+def test_scaling_shifts_the_floor_and_nothing_else(white_noise: Make) -> None:
+    noise = white_noise(12_000)
+    loud = floor_db(periodograms(noise, Welch(512)).spectrum(RATE_HZ))
+    quiet = floor_db(periodograms(noise * np.float32(1e-3), Welch(512)).spectrum(RATE_HZ))
+    assert loud - quiet == pytest.approx(60.0, abs=1e-4)
+
+
+def test_rounding_noise_is_only_a_limit(white_noise: Make) -> None:
+    codes = np.round(white_noise(48_000, 0.2).view(np.float32))
+    spectrum = periodograms((codes / np.float32(32768)).view(np.complex64), Welch(512)).spectrum(RATE_HZ)
+    rounding = 2.0 / 12.0 / 32768.0**2
+    estimate = noise_floor(spectrum, passband_bins(spectrum, *EVERYWHERE), rounding).estimate
+    assert estimate.validity is Validity.UPPER_LIMIT
+    assert estimate.reason is Reason.QUANTISATION_NOISE
+    assert estimate.sigma is None
+
+
+@pytest.mark.parametrize(
+    ("density", "band", "reason"),
+    [
+        (np.ones(512), (-100.0, 100.0), Reason.PASSBAND_TOO_NARROW),
+        (np.zeros(512), EVERYWHERE, Reason.ALL_ZERO),
+        (np.where(np.arange(512) % 20 == 0, 1e-9, 1.0), EVERYWHERE, None),
+        (np.geomspace(1e-12, 1.0, 512), EVERYWHERE, Reason.PASSBAND_OCCUPIED),
+    ],
+)
+def test_a_floor_needs_bins_of_noise(density: Any, band: tuple[float, float], reason: Reason | None) -> None:
+    spectrum = Spectrum(Welch(512), density, RATE_HZ, 50.0)
+    floor = noise_floor(spectrum, passband_bins(spectrum, *band))
+    assert floor.estimate.reason is reason
+    assert (floor.density is None) == (reason is not None)
