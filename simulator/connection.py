@@ -88,6 +88,9 @@ class Connection:
     async def end(self, how: End) -> None:
         """Ends the connection after what is queued; a reset happens at once."""
         self._ending.set()
+        self._progress.set()
+        self._station.release(self._stream_key)
+        self._stream_key = None
         if how is End.ABORT:
             self.abort()
         else:
@@ -100,6 +103,11 @@ class Connection:
         self._queue.put_nowait((frame, True))
         self._queued_frame_count += 1
         return True
+
+    @property
+    def is_ending(self) -> bool:
+        """Whether the station has ended the connection and only waits for the client to go."""
+        return self._ending.is_set()
 
     @property
     def queued_frame_count(self) -> int:
@@ -198,7 +206,9 @@ class Connection:
             if isinstance(item, End):
                 if item is End.CLOSE_FRAME:
                     await self._socket.send_frame(b"", WSMsgType.CLOSE)
-                self._transport.close()
+                # Only our direction ends: closing the socket with commands unread would reset the connection,
+                # and a reset can take the last MSG away from the client.
+                self._transport.write_eof()
                 await self._abort_late()
                 return
             message, is_frame = item
@@ -224,10 +234,18 @@ class Connection:
                 dialogue = self._dialogue
                 reason = "no_auth" if dialogue is None or not dialogue.authenticated else "no_setup_or_keepalive"
                 _log.info("simulated_station_kicks", station=self._station.spec.id, reason=reason)
-                if reason == "no_auth":
-                    await self.say("password_timeout")
-                await self.end(End.CLOSE_FRAME)
+                await self._kick(["password_timeout"] if reason == "no_auth" else [])
         await self._abort_late()
+
+    async def _kick(self, texts: list[str]) -> None:
+        try:
+            async with asyncio.timeout(_CLOSING_GRACE_S):
+                for text in texts:
+                    await self.say(text)
+                await self.end(End.CLOSE_FRAME)
+        except TimeoutError:
+            # The queue is full and nobody reads: there is no polite way left.
+            await self.end(End.ABORT)
 
     async def _abort_late(self) -> None:
         """Leaves time for what is queued to go out and for the client to go, then resets the connection."""

@@ -96,7 +96,7 @@ class Fault(BaseModel):
     code: int | None = None
     """The number in badp= (1 to 7) or down= (0 to 2)."""
     duration_s: float | None = Field(default=None, gt=0)
-    """Length of a stall (none: for ever), or time until the week wraps (default 0.5 s)."""
+    """Length of a stall (none: for ever), or time after which the week wraps within a second (default 0.5 s)."""
     frame_count: int | None = Field(default=None, ge=1)
     """Frames lost or changed; for stamp_jump and flags none means all that follow, elsewhere one."""
     sample_count: int | None = Field(default=None, ge=1)
@@ -161,11 +161,16 @@ class FaultScript:
 
     def take_at_connect(self, kinds: frozenset[str], connection: int) -> Fault | None:
         """The first fault of these kinds that is due at the start of this connection, marked as happened."""
-        for index, fault in enumerate(self.faults):
-            if fault.kind in kinds and not fault.is_late and self._is_open(index, connection):
-                self._fire(index, connection)
-                return fault
-        return None
+        index = self._find_at_connect(kinds, connection)
+        if index is None:
+            return None
+        self._fire(index, connection)
+        return self.faults[index]
+
+    def peek_at_connect(self, kinds: frozenset[str], connection: int) -> Fault | None:
+        """Like `take_at_connect`, but leaves the fault as it is."""
+        index = self._find_at_connect(kinds, connection)
+        return None if index is None else self.faults[index]
 
     def take_due(self, connection: int, frame_count: int, open_s: float) -> list[Fault]:
         """Every fault due now in a running stream, marked as happened.
@@ -183,6 +188,12 @@ class FaultScript:
                 self._fire(index, connection)
                 due.append(fault)
         return due
+
+    def _find_at_connect(self, kinds: frozenset[str], connection: int) -> int | None:
+        for index, fault in enumerate(self.faults):
+            if fault.kind in kinds and not fault.is_late and self._is_open(index, connection):
+                return index
+        return None
 
     def _is_open(self, index: int, connection: int) -> bool:
         fault = self.faults[index]

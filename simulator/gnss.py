@@ -49,9 +49,9 @@ class GnssClock:
         self._error_at: tuple[int, int] = (-1, 0)
 
     def wrap_week_at(self, unix_ns: int) -> None:
-        """Puts the station's time off by whole seconds, so that its week ends within 1 s before `unix_ns`."""
+        """Puts the station's time off by whole seconds, so that its week ends within 1 s after `unix_ns`."""
         left_ns = WEEK_NS - gps_time_ns(unix_ns) % WEEK_NS
-        self._offset_ns = -(-left_ns // NS_PER_S) * NS_PER_S
+        self._offset_ns = left_ns // NS_PER_S * NS_PER_S
 
     def stamp(self, unix_ns: int) -> Stamp:
         """The stamp of a sample taken at a true UTC time in ns since the Unix epoch."""

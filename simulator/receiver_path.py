@@ -21,7 +21,6 @@ TAP_COUNT = 513
 _FFT_LENGTH = 2 * SAMPLES_PER_FRAME
 _S_METER_TIME_S = 0.010
 _AGC_TARGET = 10 ** (-6 / 20)
-_AGC_THRESHOLD_SCALE_DB = 20.0
 
 
 class AntennaSignal:
@@ -131,7 +130,7 @@ class Agc:
         """The factor from sqrt(mW) to full scale for each sample of a frame; float64, shape (n,)."""
         peak = float(np.abs(samples).max())
         # Signals below the threshold get the gain that the threshold gets, so they stay weak.
-        floor = 10 ** ((threshold_db - _AGC_THRESHOLD_SCALE_DB) / 20)
+        floor = 10 ** (threshold_db / 20)
         wanted = _AGC_TARGET / max(peak, floor)
         before = wanted if self._gain is None else min(self._gain, wanted)
         rise = 1 - np.exp(-self._frame_s / decay_s)

@@ -48,7 +48,7 @@ class Station:
         self.commands: deque[ReceivedCommand] = deque(maxlen=_COMMANDS_KEPT)
         """The latest 10,000 commands of all connections."""
         self.connection_times: list[float] = []
-        """`time.monotonic()` of every upgrade, so connection n is entry n - 1."""
+        """`time.monotonic()` of every attempted upgrade, so connection n is entry n - 1."""
         self.host = ""
         self.port = 0
         self._signal = signal
@@ -68,8 +68,8 @@ class Station:
 
     @property
     def clients(self) -> int:
-        """Number of open WebSocket connections."""
-        return len(self._connections)
+        """Number of open WebSocket connections that the station itself has not ended."""
+        return sum(not connection.is_ending for connection in self._connections.values())
 
     async def start(self, host: str, *, any_port: bool) -> None:
         """Opens the port.
@@ -138,7 +138,7 @@ class Station:
         return self.spec.sample_rate_hz
 
     def wrap_week_in(self, duration_s: float) -> None:
-        """Puts the station's clock off so that its GPS week ends about that many seconds from now."""
+        """Puts the station's clock off so that its GPS week ends within a second after that time from now."""
         self._gnss.wrap_week_at(self.clock.now_unix_ns() + round(duration_s * NS_PER_S))
 
     def allocate(self, stream_key: tuple[str, str, str]) -> int | None:
@@ -188,18 +188,16 @@ class Station:
         await self._site.start()
 
     async def _handle(self, request: web.Request) -> web.StreamResponse:
-        is_upgrade = request.headers.get("Upgrade", "").lower() == "websocket"
-        number = len(self.connection_times) + 1
+        if request.headers.get("Upgrade", "").lower() != "websocket":
+            fault = self.script.peek_at_connect(HTTP_KINDS, len(self.connection_times) + 1)
+            return self._page(request.path) if fault is None else _refuse(fault, request)
+        self.connection_times.append(time.monotonic())
+        number = len(self.connection_times)
         fault = self.script.take_at_connect(HTTP_KINDS, number)
-        if fault is not None:
-            return _refuse(fault, request)
-        if not is_upgrade:
-            return self._page(request.path)
-        return await self._serve(request, number)
+        return await self._serve(request, number) if fault is None else _refuse(fault, request)
 
     async def _serve(self, request: web.Request, number: int) -> web.StreamResponse:
         response = web.WebSocketResponse(compress=False, max_msg_size=16 * 1024, timeout=1.0)
-        self.connection_times.append(time.monotonic())
         await response.prepare(request)
         connection = Connection(self, response, request, number)
         self._connections[number] = connection

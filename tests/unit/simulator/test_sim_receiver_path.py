@@ -83,7 +83,7 @@ def test_passband_has_no_delay() -> None:
 
 def test_gain_of_the_notes() -> None:
     # -60 dBm at manGain 50 gives -18.73 dBFS; full scale is -41.27 dBm.
-    samples = np.full(8, 1e-3 + 0j) * fixed_gain(50)
+    samples = np.full(8, 1e-3, dtype=np.complex128) * fixed_gain(50)
     assert 20 * np.log10(abs(samples[0])) == pytest.approx(-18.73, abs=0.005)
     assert to_int16(samples)[0] == round(32767 * 10 ** (-18.73 / 20))
 
@@ -103,7 +103,7 @@ def test_s_meter_reads_carriers_right_and_noise_2_5_db_low() -> None:
     assert np.mean(readings[5:]) == pytest.approx(-80 - 2.507, abs=0.15)
 
 
-@pytest.mark.parametrize("level_dbm", [-120, -70, -20])
+@pytest.mark.parametrize("level_dbm", [-99, -70, -20])
 def test_agc_brings_peaks_near_6_db_below_full_scale(level_dbm: float) -> None:
     agc = Agc(RATE_HZ)
     carrier = np.full(512, 10 ** (level_dbm / 20), dtype=np.complex128)
@@ -113,9 +113,10 @@ def test_agc_brings_peaks_near_6_db_below_full_scale(level_dbm: float) -> None:
 
 def test_agc_leaves_weak_signals_weak_and_never_overshoots() -> None:
     agc = Agc(RATE_HZ)
+    # 40 dB below the threshold of -100, so 40 dB below the target of -6 dBFS.
     weak = np.full(512, 10 ** (-140 / 20), dtype=np.complex128)
     strong = np.full(512, 10 ** (-40 / 20), dtype=np.complex128)
-    assert 20 * np.log10(np.abs(weak * agc.gains(weak, -100, 1.0)).max()) == pytest.approx(-26, abs=0.01)
+    assert 20 * np.log10(np.abs(weak * agc.gains(weak, -100, 1.0)).max()) == pytest.approx(-46, abs=0.01)
     assert np.abs(strong * agc.gains(strong, -100, 1.0)).max() < 0.51
     after = np.abs(weak * agc.gains(weak, -100, 1.0)).max()
     assert after < 0.01
