@@ -59,9 +59,12 @@ def _fresh_folder(data_dir: Path | None) -> Path:
     name = f"demo-{datetime.now(UTC):%Y%m%dT%H%M%S}Z"
     folder = (Path("heimdall-data") / name if data_dir is None else data_dir).resolve()
     try:
-        (folder / _LOG_FOLDER).mkdir(parents=True)
+        folder.mkdir(parents=True, exist_ok=True)
+        if any(folder.iterdir()):
+            raise WrongUsageError(f"{folder} holds something already; name a new or empty folder")
+        (folder / _LOG_FOLDER).mkdir()
     except OSError as error:
-        raise WrongUsageError(f"{folder} can not be made a fresh folder: {error.strerror}") from error
+        raise WrongUsageError(f"{folder} can not be used: {error.strerror}; name a new or empty folder") from error
     return folder
 
 

@@ -19,12 +19,12 @@ _PIPE_WIDTH: Final = 10_000
 
 
 def print_json(message: Message) -> None:
-    """Prints a message as one line of protobuf JSON.
+    """Prints a message as one line of protobuf JSON, zeros included: a count that is not there might be unknown.
 
     Args:
         message: The message.
     """
-    click.echo(MessageToJson(message, indent=None, ensure_ascii=False))
+    click.echo(MessageToJson(message, indent=None, ensure_ascii=False, always_print_fields_with_no_presence=True))
 
 
 def print_table(headings: Sequence[str], rows: Iterable[Sequence[str]], *, right: Sequence[str] = ()) -> None:

@@ -13,6 +13,7 @@ import structlog
 
 _log = structlog.get_logger(__name__)
 
+_STANDARD_ERROR = 2
 _TAIL_BYTES = 4096
 
 
@@ -79,8 +80,8 @@ class TiedProcess:
                 module,
                 *arguments,
                 stdin=asyncio.subprocess.PIPE,
-                stdout=asyncio.subprocess.PIPE if read_output else (stderr or sys.stderr),
-                stderr=stderr or sys.stderr,
+                stdout=asyncio.subprocess.PIPE if read_output else (stderr or _STANDARD_ERROR),
+                stderr=stderr or _STANDARD_ERROR,
                 env={**os.environ, **(environment or {})},
                 start_new_session=True,
             )
