@@ -125,11 +125,15 @@ def _occupied(faint: npt.NDArray[np.float64], sure: npt.NDArray[np.float64], den
         sure: The noise density below which a bin can not be noise, shape (bin count,).
         density: The noise density.
     """
-    member = ~_widen(~_widen(faint > density, _MEMBER_BINS // 2), _MEMBER_BINS // 2)
-    edges = np.flatnonzero(np.diff(member, prepend=False, append=False))
-    occupied = np.zeros_like(member)
+    certain = sure > density
+    occupied = np.zeros_like(certain)
+    if not certain.any():
+        return occupied
+    padded = np.zeros(len(faint) + 2, dtype=np.bool_)
+    padded[1:-1] = ~_widen(~_widen(faint > density, _MEMBER_BINS // 2), _MEMBER_BINS // 2)
+    edges = np.flatnonzero(padded[1:] != padded[:-1])
     for first, after in zip(edges[::2], edges[1::2], strict=True):
-        occupied[first:after] = (sure[first:after] > density).any()
+        occupied[first:after] = certain[first:after].any()
     return occupied
 
 

@@ -63,16 +63,20 @@ def find_tone(samples: Samples, low_cycles: float = -0.5, high_cycles: float = 0
     start = _search(samples, low_cycles, high_cycles)
     if start is None:
         return Reason.ALL_ZERO
-    columns = -(-count // _ROWS) if count >= 16 * _ROWS else -(-count // 64)
-    table = _fold(samples, columns)
-    frequency = start
+    columns = count // (_ROWS if count >= 16 * _ROWS else _ROWS // 4)
+    rows = count // columns
+    # A tone stays a tone in the sums of equal rows, so all further work is on these few.
+    sums = _row_sums(samples[: rows * columns].reshape(rows, columns), start)
+    turns = -2j * np.pi * np.arange(rows) / rows
+    shift = 0.0  # bins of the samples used
     for _ in range(_ITERATIONS):
-        plus, minus = _line(table, frequency + 0.5 / count), _line(table, frequency - 0.5 / count)
-        frequency += 0.5 * ((plus + minus) / (plus - minus)).real / count
-    n_snr = _integrated_snr(table, frequency, count)
+        plus, minus = np.sum(sums * np.exp(turns * (shift + 0.5))), np.sum(sums * np.exp(turns * (shift - 0.5)))
+        shift += 0.5 * float(((plus + minus) / (plus - minus)).real)
+    n_snr = _integrated_snr(sums * np.exp(turns * shift))
     if n_snr < 10.0 ** (MIN_N_SNR_DB / 10.0):
         return Reason.NO_LINE
-    sigma = math.sqrt(_CRLB_MARGIN * 6.0 / (n_snr * (count**2 - 1.0))) / (2.0 * math.pi)
+    frequency = start + shift / (rows * columns)
+    sigma = math.sqrt(_CRLB_MARGIN * 6.0 / (n_snr * ((rows * columns) ** 2 - 1.0))) / (2.0 * math.pi)
     return Tone((frequency + 0.5) % 1.0 - 0.5, sigma, 10.0 * math.log10(n_snr))
 
 
@@ -126,13 +130,6 @@ def _phasor(count: int, cycles: float) -> npt.NDArray[np.complex64]:
     return table.reshape(-1)[:count]
 
 
-def _fold(samples: Samples, columns: int) -> Samples:
-    rows = -(-len(samples) // columns)
-    table = np.zeros(rows * columns, dtype=np.complex64)
-    table[: len(samples)] = samples
-    return table.reshape(rows, columns)
-
-
 def _row_sums(table: Samples, frequency: float) -> npt.NDArray[np.complex128]:
     """Sum each row with the phase of a frequency taken out; two short phasor tables replace a long one."""
     rows, columns = table.shape
@@ -143,19 +140,12 @@ def _row_sums(table: Samples, frequency: float) -> npt.NDArray[np.complex128]:
     return sums
 
 
-def _line(table: Samples, frequency: float) -> complex:
-    return complex(np.sum(_row_sums(table, frequency)))
-
-
-def _integrated_snr(table: Samples, frequency: float, count: int) -> float:
-    sums = _row_sums(table, frequency)
-    line = complex(np.sum(sums))
-    columns = table.shape[1]
-    full = count // columns  # the last row may be part empty, and a short row has less of the tone
-    residual = sums[:full] - line / count * columns
-    spectrum = np.abs(np.fft.fft(residual)) ** 2
-    beside = _BESIDE_BINS[: full // 4 - 2]
+def _integrated_snr(turned: npt.NDArray[np.complex128]) -> float:
+    """Compare the power of the line at zero with the mean of those beside it."""
+    rows = len(turned)
+    line = complex(np.sum(turned))
+    spectrum = np.abs(np.fft.fft(turned - line / rows)) ** 2
+    beside = _BESIDE_BINS[: rows // 4 - 2]
     # A row's sum is a low pass, so the lines beside the tone have lost a little of their power.
-    lines = (spectrum[beside] + spectrum[full - beside]) / (2.0 * np.sinc(beside / full) ** 2)
-    noise = float(np.mean(lines)) * count / (full * columns)
+    noise = float(np.mean((spectrum[beside] + spectrum[rows - beside]) / (2.0 * np.sinc(beside / rows) ** 2)))
     return abs(line) ** 2 / noise if noise > 0.0 else math.inf
