@@ -95,7 +95,7 @@ def test_square_brackets_in_a_message_are_text_and_not_markup(capsys: pytest.Cap
     acquisition.outcomes[0].problems.add(message="[red]no[/red]")
     print_acquisition(acquisition)
     printed = capsys.readouterr().out
-    assert "[bold]x" in printed
+    assert printed.splitlines()[2].startswith("[bold]x ")
     assert "[red]no[/red]" in printed
 
 
