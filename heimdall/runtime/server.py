@@ -59,6 +59,8 @@ class ServiceDefinition:
     """Most streaming calls at once."""
     setup: Callable[[ServerContext], AbstractAsyncContextManager[None]]
     """Adds the servicers, holds the service's resources while it runs, and frees them after the last call."""
+    starts_ready: bool = True
+    """Whether it is SERVING as soon as it listens; if not, setup says so by ServerContext.health once it is."""
 
 
 @asynccontextmanager
@@ -99,7 +101,8 @@ async def running_server(definition: ServiceDefinition, settings: Settings) -> A
         ) from error
     async with definition.setup(ServerContext(server, settings, drain, health)):
         await server.start()
-        await health.set(definition.full_name, health_pb2.HealthCheckResponse.SERVING)
+        if definition.starts_ready:
+            await health.set(definition.full_name, health_pb2.HealthCheckResponse.SERVING)
         address = f"{settings.mesh.host}:{port}"
         _log.info("service_started", address=address)
         try:
