@@ -47,7 +47,17 @@ class Welch:
     @cached_property
     def enbw_bins(self) -> float:
         """The equivalent noise bandwidth in bins, N sum(w²) / sum(w)²: 1.5 for Hann."""
-        return float(self.segment_length * np.sum(self.taper**2) / np.sum(self.taper) ** 2)
+        return float(self.segment_length * self.taper_energy / np.sum(self.taper) ** 2)
+
+    @cached_property
+    def taper_energy(self) -> float:
+        """The sum of w²."""
+        return float(np.sum(self.taper**2))
+
+    @cached_property
+    def _overlap_correlation(self) -> float:
+        taper, hop = self.taper, self.hop
+        return (float(np.sum(taper[:-hop] * taper[hop:])) / self.taper_energy) ** 2
 
     @cached_property
     def bins_per_independent_bin(self) -> float:
@@ -73,9 +83,7 @@ class Welch:
         """
         if segment_count == 0:
             return 0.0
-        taper, hop = self.taper, self.hop
-        rho = float(np.sum(taper[:-hop] * taper[hop:]) / np.sum(taper**2)) ** 2
-        return segment_count / (1.0 + 2.0 * (1.0 - 1.0 / segment_count) * rho)
+        return segment_count / (1.0 + 2.0 * (1.0 - 1.0 / segment_count) * self._overlap_correlation)
 
 
 def default_segment_length(sample_rate_hz: float) -> int:
@@ -125,7 +133,7 @@ class Periodograms:
         """
         if self.segment_count == 0:
             raise ValueError("there is no segment to average")
-        scale = 1.0 / (self.segment_count * sample_rate_hz * float(np.sum(self.welch.taper**2)))
+        scale = 1.0 / (self.segment_count * sample_rate_hz * self.welch.taper_energy)
         return Spectrum(self.welch, np.fft.fftshift(self.total) * scale, sample_rate_hz, self.effective_count)
 
 
