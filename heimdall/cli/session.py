@@ -89,6 +89,8 @@ def run_async(work: Coroutine[Any, Any, ResultT]) -> ResultT:
         return asyncio.run(work)
     except HeimdallError as error:
         raise to_command_error(error) from error
+    except OSError as error:
+        raise CommandError(str(error)) from error
 
 
 def to_command_error(error: HeimdallError) -> CommandError:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from heimdall.cli.shipped import shipped_file
 from heimdall.runtime.settings import Settings, load_settings
 
 
@@ -32,3 +33,11 @@ def test_the_shipped_configuration_states_the_defaults(repo_root: Path) -> None:
     defaults["fetcher"].pop("receivers_file")
     defaults["storage"].pop("data_dir")
     assert shipped == defaults
+
+
+def test_shipped_files_are_found_and_a_missing_one_is_named(repo_root: Path) -> None:
+    assert shipped_file("demo.toml") == repo_root / "config" / "demo.toml"
+    with pytest.raises(
+        FileNotFoundError, match=r"missing.toml is neither in .*/config nor in .*/share/heimdall/config"
+    ):
+        shipped_file("missing.toml")
