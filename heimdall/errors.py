@@ -21,6 +21,12 @@ DOMAIN: Final = "heimdall"
 
 _PREFIX: Final = "ERROR_REASON_"
 
+# A status travels in the trailers, of which gRPC accepts 8 KiB: beyond that callers get RESOURCE_EXHAUSTED instead of
+# the failure. The message is in there twice, once with up to three bytes for one; the rest is encoded as base64.
+_MESSAGE_BYTES: Final = 768
+_DETAIL_BYTES: Final = 2560
+_VALUE_BYTES: Final = 256
+
 
 @dataclass(frozen=True)
 class ErrorPolicy:
@@ -159,18 +165,33 @@ class HeimdallError(Exception):
         return detail
 
     def to_status(self) -> grpc.Status:
-        """Returns the failure as the rich status of a call: ErrorInfo, BadRequest, RetryInfo."""
-        details = [_pack(error_details_pb2.ErrorInfo(reason=self.reason_name, domain=DOMAIN, metadata=self.metadata))]
+        """Returns the failure as the rich status of a call: ErrorInfo, BadRequest, RetryInfo.
+
+        Texts are shortened, and bad fields beyond the first few dozen left out, so that the status fits the trailers.
+        """
+        info = error_details_pb2.ErrorInfo(reason=self.reason_name, domain=DOMAIN)
+        for key, value in self.metadata.items():
+            info.metadata[key] = clip(value, _VALUE_BYTES)
+            if info.ByteSize() > _DETAIL_BYTES // 2:
+                del info.metadata[key]
+                break
+        details = [_pack(info)]
         if self.violations:
             bad = error_details_pb2.BadRequest()
             for violation in self.violations:
-                bad.field_violations.add(field=violation.field, description=violation.description)
+                bad.field_violations.add(
+                    field=clip(violation.field, _VALUE_BYTES), description=clip(violation.description, _VALUE_BYTES)
+                )
+                if info.ByteSize() + bad.ByteSize() > _DETAIL_BYTES:
+                    del bad.field_violations[-1]
+                    break
             details.append(_pack(bad))
         if self.retry_delay_s is not None:
             delay = duration_pb2.Duration()
             delay.FromTimedelta(timedelta(seconds=self.retry_delay_s))
             details.append(_pack(error_details_pb2.RetryInfo(retry_delay=delay)))
-        return rpc_status.to_status(status_pb2.Status(code=self.code.value[0], message=self.message, details=details))
+        message = clip(self.message, _MESSAGE_BYTES)
+        return rpc_status.to_status(status_pb2.Status(code=self.code.value[0], message=message, details=details))
 
 
 class InvalidFieldsError(HeimdallError):
@@ -181,8 +202,24 @@ class InvalidFieldsError(HeimdallError):
         text = "; ".join(f"{violation.field}: {violation.description}" for violation in violations)
         fields = ",".join(violation.field for violation in violations)
         super().__init__(
-            ErrorReason.ERROR_REASON_INVALID_FIELD, text, metadata={"fields": fields}, violations=violations
+            ErrorReason.ERROR_REASON_INVALID_FIELD,
+            text,
+            metadata={"field_count": len(violations), "fields": fields},
+            violations=violations,
         )
+
+
+def clip(text: str, limit_bytes: int) -> str:
+    """Returns a text that takes at most so many bytes in UTF-8, with an ellipsis where it was cut.
+
+    Args:
+        text: Any text, also one that a caller sent.
+        limit_bytes: Most bytes, 3 or more.
+    """
+    encoded = text.encode(errors="replace")
+    if len(encoded) <= limit_bytes:
+        return encoded.decode()
+    return encoded[: limit_bytes - len("…".encode())].decode(errors="ignore") + "…"
 
 
 def reason_name(reason: ErrorReason.ValueType) -> str:
@@ -216,7 +253,7 @@ def from_rpc_error(error: grpc.aio.AioRpcError, peer: str) -> HeimdallError:
     Returns:
         The failure that the peer sent, else one by the call's code.
     """
-    status = rpc_status.from_call(error)  # type: ignore[arg-type]  # the aio error has all that from_call reads
+    status = _rich_status(error)
     violations: list[FieldViolation] = []
     info = error_details_pb2.ErrorInfo()
     delay_s: float | None = None
@@ -247,6 +284,14 @@ def from_rpc_error(error: grpc.aio.AioRpcError, peer: str) -> HeimdallError:
     return HeimdallError(
         reason, f"{peer}: {error.code().name}: {text}", metadata={"peer": peer, "code": error.code().name}
     )
+
+
+def _rich_status(error: grpc.aio.AioRpcError) -> status_pb2.Status | None:
+    try:
+        return rpc_status.from_call(error)  # type: ignore[arg-type]  # the aio error has all that from_call reads
+    except ValueError:
+        # The details contradict the code, as when something between the peers replaced it: the code is what holds.
+        return None
 
 
 def _pack(

@@ -11,6 +11,7 @@ from typing import Any, TypeAlias
 
 import grpc
 import structlog
+from google.protobuf.message import DecodeError
 
 from heimdall.common.v1.error_pb2 import ErrorReason
 from heimdall.errors import HeimdallError
@@ -20,6 +21,10 @@ from heimdall.runtime.drain import Drain
 _log = structlog.get_logger(__name__)
 
 _Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
+
+
+class _UndecodableError(Exception):
+    """A message of a stream of requests is not what the contract says."""
 
 
 class CallGuard(grpc.aio.ServerInterceptor):
@@ -51,10 +56,10 @@ class CallGuard(grpc.aio.ServerInterceptor):
         method = handler_call_details.method
         if handler is None or not method.startswith("/heimdall."):
             return handler
-        serializers = {
-            "request_deserializer": handler.request_deserializer,
-            "response_serializer": handler.response_serializer,
-        }
+        deserializer = handler.request_deserializer
+        if handler.request_streaming and deserializer is not None:
+            deserializer = _checked(deserializer)
+        serializers = {"request_deserializer": deserializer, "response_serializer": handler.response_serializer}
         if handler.response_streaming:
             wrap = (
                 grpc.stream_stream_rpc_method_handler
@@ -87,6 +92,9 @@ class CallGuard(grpc.aio.ServerInterceptor):
                         async for response in closing:
                             await context.write(response)
                     return
+            except _UndecodableError as error:
+                # The code that gRPC itself gives where a request is not a stream.
+                await context.abort(grpc.StatusCode.UNKNOWN, str(error))
             except HeimdallError as error:
                 failure = error
             await context.abort_with_status(failure.to_status())
@@ -119,22 +127,47 @@ class CallGuard(grpc.aio.ServerInterceptor):
             code = error.code.name
             facts = {"reason": error.reason_name, "message": error.message}
             raise
-        except asyncio.CancelledError:
-            code = "CANCELLED"
-            raise
+        except asyncio.CancelledError as error:
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():
+                code = "CANCELLED"
+                raise
+            # Something that the handler awaited was cancelled, not the call: without an answer the caller would hang.
+            code, facts = "INTERNAL", {"incident": (failure := _crash(method)).metadata["incident"]}
+            raise failure from error
         except grpc.aio.AbortError:
             code = context.code().name if isinstance(context.code(), grpc.StatusCode) else "ABORTED"
             raise
+        except _UndecodableError as error:
+            code, facts = "UNKNOWN", {"message": str(error)}
+            raise
         except Exception as error:  # the outermost boundary of a call: logged in full, told without internals
-            incident = uuid.uuid4().hex[:12]
-            code, facts = "INTERNAL", {"incident": incident}
-            _log.exception("call_crashed", method=method, incident=incident)
-            raise HeimdallError(
-                ErrorReason.ERROR_REASON_INTERNAL,
-                f"internal error; the service's log has it as incident {incident}",
-                metadata={"incident": incident},
-            ) from error
+            code, facts = "INTERNAL", {"incident": (failure := _crash(method)).metadata["incident"]}
+            raise failure from error
         finally:
             took_ms = round((time.monotonic() - started) * 1000, 1)
             level = "warning" if code in ("INTERNAL", "UNKNOWN") else "debug" if code == "OK" else "info"
             getattr(_log, level)("call", method=method, peer=context.peer(), code=code, took_ms=took_ms, **facts)
+
+
+def _crash(method: str) -> HeimdallError:
+    """Logs the exception being handled, with its traceback, and returns what the caller is told of it."""
+    incident = uuid.uuid4().hex[:12]
+    _log.exception("call_crashed", method=method, incident=incident)
+    return HeimdallError(
+        ErrorReason.ERROR_REASON_INTERNAL,
+        f"internal error; the service's log has it as incident {incident}",
+        metadata={"incident": incident},
+    )
+
+
+def _checked(deserialize: Callable[[bytes], Any]) -> Callable[[bytes], Any]:
+    """Tells a message that does not decode apart from a DecodeError of the handler's own making."""
+
+    def checked(message: bytes) -> Any:
+        try:
+            return deserialize(message)
+        except DecodeError as error:
+            raise _UndecodableError(str(error)) from error
+
+    return checked

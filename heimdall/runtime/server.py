@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import grpc
 import structlog
-from grpc_channelz.v1 import channelz
+from grpc_channelz.v1 import channelz, channelz_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1._async import HealthServicer
 from grpc_reflection.v1alpha import reflection
@@ -29,6 +29,9 @@ _PROBE_HEADROOM = 32
 
 _CANCELLED_GRACE_S = 0.2
 """Time for last answers once no work is running; probes that still watch are cut off after it."""
+
+_UNWIND_S = 2.0
+"""Time for cancelled handlers to clean up: stopping a server cancels them and does not wait."""
 
 
 @dataclass(frozen=True)
@@ -89,6 +92,7 @@ async def running_server(definition: ServiceDefinition, settings: Settings) -> A
     names: Sequence[str] = (
         definition.full_name,
         health_pb2.DESCRIPTOR.services_by_name["Health"].full_name,
+        channelz_pb2.DESCRIPTOR.services_by_name["Channelz"].full_name,
         reflection.SERVICE_NAME,
     )
     reflection.enable_server_reflection(names, server)
@@ -122,6 +126,7 @@ async def _drain(server: grpc.aio.Server, health: HealthServicer, drain: Drain, 
     drain.refuse()
     done = await drain.wait_idle(settings.mesh.drain_timeout_s)
     await server.stop(_CANCELLED_GRACE_S)
+    await drain.wait_idle(_UNWIND_S)
     _log.info("service_stopped", drained=done, took_s=round(time.monotonic() - started, 3))
 
 

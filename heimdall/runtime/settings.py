@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Literal, get_args
+from typing import Annotated, Final, Literal, get_args
 
 from annotated_types import Ge, Gt, Le
 from pydantic import BaseModel, ConfigDict, StringConstraints, ValidationError
@@ -14,11 +15,18 @@ from pydantic_settings import (
     SettingsConfigDict,
     TomlConfigSettingsSource,
 )
+from pydantic_settings.exceptions import SettingsError as EnvironmentParseError
 
 Port = Annotated[int, Ge(0), Le(65535)]
 Seconds = Annotated[float, Gt(0), Le(86400)]
 ByteCount = Annotated[int, Gt(0)]
 Count = Annotated[int, Gt(0), Le(1_000_000)]
+
+_PREFIX: Final = "HEIMDALL_"
+_OTHER_VARIABLES: Final = frozenset(
+    ("HEIMDALL_CONFIG", "HEIMDALL_REALDATA", "HEIMDALL_TOOL_CACHE", "HEIMDALL_CONTRACT_BASE")
+)
+"""Variables of this project that are not settings: where the file is, and what development needs."""
 
 
 class SettingsError(Exception):
@@ -43,7 +51,7 @@ class LogSettings(Section):
 class MeshSettings(Section):
     """Where the services find each other, and how they leave."""
 
-    host: str = "127.0.0.1"
+    host: Annotated[str, StringConstraints(min_length=1)] = "127.0.0.1"
     """Address that every service listens on."""
     coordinator_target: str = "127.0.0.1:50051"
     """gRPC target of the coordinator, for the command line and other clients."""
@@ -137,7 +145,7 @@ class Settings(BaseSettings):
     """All settings."""
 
     model_config = SettingsConfigDict(
-        env_prefix="HEIMDALL_",
+        env_prefix=_PREFIX,
         env_nested_delimiter="_",
         env_nested_max_split=1,
         frozen=True,
@@ -176,6 +184,7 @@ def load_settings(path: Path | None = None) -> Settings:
     Raises:
         SettingsError: If the file can not be read or a key or value is wrong.
     """
+    _refuse_unknown_variables()
     if path is None and "HEIMDALL_CONFIG" in os.environ:
         path = Path(os.environ["HEIMDALL_CONFIG"])
     if path is not None and not path.is_file():
@@ -196,35 +205,62 @@ def load_settings(path: Path | None = None) -> Settings:
     try:
         settings: Settings = FileSettings()
     except ValidationError as error:
-        raise SettingsError(describe(error, Settings, str(path or "environment"))) from error
+        raise SettingsError(describe(error, Settings, _source(path))) from error
+    except EnvironmentParseError as error:
+        raise SettingsError(f'environment: {error}; a list is written like ["127.0.0.1:50052"]') from error
     except ValueError as error:
         raise SettingsError(f"{path or 'environment'}: {error}") from error
     base = path.parent.resolve() if path is not None else Path.cwd()
     return settings.model_copy(
         update={
-            "fetcher": settings.fetcher.model_copy(update={"receivers_file": base / settings.fetcher.receivers_file}),
-            "storage": settings.storage.model_copy(update={"data_dir": base / settings.storage.data_dir}),
+            "fetcher": settings.fetcher.model_copy(
+                update={"receivers_file": (base / settings.fetcher.receivers_file).resolve()}
+            ),
+            "storage": settings.storage.model_copy(update={"data_dir": (base / settings.storage.data_dir).resolve()}),
         }
     )
 
 
-def describe(error: ValidationError, model: type[BaseModel], source: str) -> str:
+def _refuse_unknown_variables() -> None:
+    """Refuses a variable that looks like ours and names no section; pydantic refuses unknown keys within a section.
+
+    Raises:
+        SettingsError: If there is such a variable.
+    """
+    sections = tuple(f"{_PREFIX}{name.upper()}_" for name in Settings.model_fields)
+    for name in sorted(os.environ):
+        if name.startswith(_PREFIX) and name not in _OTHER_VARIABLES and not name.startswith(sections):
+            raise SettingsError(f"environment: {name}: no such setting; names begin with {', '.join(sections)}")
+
+
+def _source(path: Path | None) -> Callable[[str], str]:
+    """Returns what tells where the value of a key came from: its variable if that is set, else the file."""
+
+    def source(key: str) -> str:
+        variable = f"{_PREFIX}{key.replace('.', '_').upper()}"
+        return f"environment {variable}" if variable in os.environ or path is None else str(path)
+
+    return source
+
+
+def describe(error: ValidationError, model: type[BaseModel], source: str | Callable[[str], str]) -> str:
     """Returns one line for each wrong key: where it is, its value, what would be right.
 
     Args:
         error: What pydantic refused.
         model: The model that was being read, for the names of the keys it knows.
-        source: Where the values came from, such as the path of a file.
+        source: Where the values came from, such as the path of a file, or what tells that for a key.
     """
     lines = []
     for entry in error.errors():
         key = ".".join(str(part) for part in entry["loc"])
+        place = f"{source if isinstance(source, str) else source(key)}: {key}"
         if entry["type"] == "extra_forbidden":
-            lines.append(f"{source}: {key}: no such key (value {entry['input']!r}); {_known_keys(model, entry['loc'])}")
+            lines.append(f"{place}: no such key (value {entry['input']!r}); {_known_keys(model, entry['loc'])}")
         elif entry["type"] == "missing":
-            lines.append(f"{source}: {key}: is required and missing")
+            lines.append(f"{place}: is required and missing")
         else:
-            lines.append(f"{source}: {key}: {entry['msg']}; got {entry['input']!r}")
+            lines.append(f"{place}: {entry['msg']}; got {entry['input']!r}")
     return "\n".join(lines)
 
 

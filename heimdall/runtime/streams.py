@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine
 from types import TracebackType
-from typing import Generic, Self, TypeVar, cast
+from typing import Any, Final, Generic, Self, TypeVar, cast
 
 import grpc
 
@@ -16,6 +16,14 @@ from heimdall.errors import HeimdallError, from_rpc_error
 RequestT = TypeVar("RequestT")
 ResponseT = TypeVar("ResponseT")
 ItemT = TypeVar("ItemT")
+
+_STAND_IN: Final = "Internal error from Core"
+"""Details that grpc.aio invents when a write fails because the peer has ended the call (grpc/grpc#36066)."""
+
+_STATUS_WAIT_S: Final = 1.0
+"""Longest wait for the peer's status once a write has failed; it is on its way or here already."""
+
+_STATUS_POLL_S: Final = 0.01
 
 
 def heartbeat_now() -> Heartbeat:
@@ -111,6 +119,11 @@ class ClientStream(Generic[RequestT, ResponseT]):
         self._lock = asyncio.Lock()
         self._last_sent_s = asyncio.get_running_loop().time()
         self._closed = False
+        # Iterating reads on to the end of the call even when a write has failed; reading one by one would not.
+        self._answers = aiter(call)
+        self._failure: HeimdallError | None = None
+        self._status: grpc.aio.AioRpcError | None = None
+        call.add_done_callback(self._remember_status)
         self._heartbeats = asyncio.create_task(self._send_heartbeats())
 
     async def __aenter__(self) -> Self:
@@ -127,19 +140,16 @@ class ClientStream(Generic[RequestT, ResponseT]):
         """Sends one message; waits while the peer's window is full.
 
         Raises:
-            HeimdallError: Why the call failed.
+            HeimdallError: Why the call failed. That is known only as far as somebody receives the answers before it;
+                otherwise it is INTERNAL here, and receive tells the cause.
         """
-        try:
-            async with self._lock:
-                await self._call.write(request)
-        except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
-            raise await self._failure() from None
-        self._last_sent_s = asyncio.get_running_loop().time()
+        async with self._lock:
+            await self._write(request)
 
     async def close(self) -> None:
         """Half-closes: no more messages follow."""
-        self._closed = True
         async with self._lock:
+            self._closed = True
             await self._call.done_writing()
 
     async def receive(self) -> ResponseT | None:
@@ -148,31 +158,108 @@ class ClientStream(Generic[RequestT, ResponseT]):
         Raises:
             HeimdallError: Why the call failed, or STREAM_IDLE if the peer fell silent.
         """
+        if self._failure is not None:
+            raise self._failure
         try:
             async with asyncio.timeout(self._idle_timeout_s):
-                answer = await self._call.read()
+                return await anext(self._answers)
+        except StopAsyncIteration:
+            return None
         except TimeoutError:
-            raise idle_error(self._idle_timeout_s) from None
+            self._failure = idle_error(self._idle_timeout_s)
         except grpc.aio.AioRpcError as error:
-            raise from_rpc_error(error, self._peer) from error
-        return None if answer is grpc.aio.EOF else cast(ResponseT, answer)
+            status = await self._peer_status(error)
+            if status.code() is grpc.StatusCode.OK:
+                return None
+            self._failure = from_rpc_error(status, self._peer)
+        except asyncio.CancelledError:
+            self._failure = self._given_up()
+            if _is_cancelled():
+                raise
+        raise self._failure
 
-    async def _failure(self) -> HeimdallError:
-        """Returns why the call ended, which a failed write does not say."""
-        async with asyncio.timeout(self._idle_timeout_s):
-            code, details = await self._call.code(), await self._call.details()
-            initial, trailing = await self._call.initial_metadata(), await self._call.trailing_metadata()
-        return from_rpc_error(grpc.aio.AioRpcError(code, initial, trailing, details), self._peer)
+    async def _write(self, request: RequestT) -> None:
+        try:
+            await self._call.write(request)
+        except grpc.aio.AioRpcError as error:
+            raise self._refusal(await self._peer_status(error)) from error
+        except asyncio.InvalidStateError:
+            if self._status is None:
+                raise
+            raise self._refusal(self._status) from None
+        except asyncio.CancelledError:
+            if _is_cancelled():
+                raise
+            raise self._given_up() from None
+        self._last_sent_s = asyncio.get_running_loop().time()
+
+    def _given_up(self) -> HeimdallError:
+        """Returns the failure of a call that was cancelled here, as giving up a send or a receive does."""
+        return HeimdallError(ErrorReason.ERROR_REASON_CANCELLED, f"{self._peer}: the stream was given up")
+
+    def _refusal(self, status: grpc.aio.AioRpcError) -> HeimdallError:
+        """Returns why the call takes no more messages."""
+        if status.code() is grpc.StatusCode.OK:
+            return HeimdallError(
+                ErrorReason.ERROR_REASON_UNEXPECTED_MESSAGE, f"{self._peer}: the stream has ended and takes no more"
+            )
+        return from_rpc_error(status, self._peer)
+
+    async def _peer_status(self, error: grpc.aio.AioRpcError) -> grpc.aio.AioRpcError:
+        """Returns how the peer ended the call, instead of the stand-in for a failed write.
+
+        The peer's status may have been replaced by the stand-in, or come only after the answers before it are read, and
+        then without notice. If it does not come, the stand-in is all that is known.
+        """
+        loop = asyncio.get_running_loop()
+        give_up_s = loop.time() + _STATUS_WAIT_S
+        if error.details() != _STAND_IN:
+            return error
+        while self._status is None and loop.time() < give_up_s:
+            await asyncio.sleep(_STATUS_POLL_S)
+            self._remember_status(self._call)
+        return self._status or error
+
+    def _remember_status(self, call: grpc.aio.Call) -> None:
+        """Keeps the peer's status, which a write that fails right after it would replace by the stand-in."""
+        status = grpc.aio.AioRpcError(
+            _known_by_now(call.code()),
+            _known_by_now(call.initial_metadata()),
+            _known_by_now(call.trailing_metadata()),
+            _known_by_now(call.details()),
+        )
+        if self._status is None and status.details() != _STAND_IN:
+            self._status = status
 
     async def _send_heartbeats(self) -> None:
         loop = asyncio.get_running_loop()
-        while not self._closed:
+        while True:
             wait_s = self._last_sent_s + self._heartbeat_interval_s - loop.time()
             if wait_s > 0:
                 await asyncio.sleep(wait_s)
                 continue
             try:
-                await self.send(self._make_heartbeat())
+                async with self._lock:
+                    if self._closed:
+                        return
+                    await self._write(self._make_heartbeat())
             except HeimdallError:
                 # The reader of this stream gets the same failure and acts on it.
                 return
+
+
+def _is_cancelled() -> bool:
+    """Says whether it is the current task that is cancelled; gRPC reports a cancelled call in the same way."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
+
+
+def _known_by_now(coroutine: Coroutine[Any, Any, ItemT]) -> ItemT:
+    """Returns the result of a coroutine that has nothing to wait for."""
+    try:
+        coroutine.send(None)
+    except StopIteration as stop:
+        return cast(ItemT, stop.value)
+    finally:
+        coroutine.close()
+    raise RuntimeError("the call is done and its status is not there")

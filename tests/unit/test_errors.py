@@ -1,0 +1,102 @@
+"""Failures as messages, statuses and exceptions; their way over a real call is tested with the runtime."""
+
+from __future__ import annotations
+
+import grpc
+import pytest
+from google.rpc import code_pb2
+
+from heimdall import errors
+from heimdall.common.v1.error_pb2 import ErrorDetail, ErrorReason
+from heimdall.errors import FieldViolation, HeimdallError, InvalidFieldsError
+
+
+def test_a_failure_inside_a_message_carries_all_facts() -> None:
+    failure = HeimdallError(
+        ErrorReason.ERROR_REASON_RECEIVER_BUSY, "torino has no free slot", metadata={"slots": 1}, retry_delay_s=2.5
+    )
+    detail = failure.to_detail()
+    assert detail.code == code_pb2.RESOURCE_EXHAUSTED
+    assert detail.reason == ErrorReason.ERROR_REASON_RECEIVER_BUSY
+    assert detail.message == "torino has no free slot"
+    assert dict(detail.metadata) == {"slots": "1"}
+    assert (detail.retry_delay.seconds, detail.retry_delay.nanos) == (2, 500_000_000)
+
+
+def test_the_retry_delay_is_the_reasons_own_unless_given() -> None:
+    assert HeimdallError(ErrorReason.ERROR_REASON_DRAINING, "").retry_delay_s == 1
+    assert HeimdallError(ErrorReason.ERROR_REASON_DRAINING, "", retry_delay_s=9).retry_delay_s == 9
+    assert not HeimdallError(ErrorReason.ERROR_REASON_INVALID_FIELD, "").to_detail().HasField("retry_delay")
+
+
+def test_a_failure_comes_back_from_a_message_as_it_went_in() -> None:
+    sent = HeimdallError(ErrorReason.ERROR_REASON_SPOOL_FULL, "no room", metadata={"free": 0}, retry_delay_s=3)
+    back = errors.from_detail(sent.to_detail())
+    assert (back.reason, back.message, back.metadata, back.retry_delay_s) == (
+        ErrorReason.ERROR_REASON_SPOOL_FULL,
+        "no room",
+        {"free": "0"},
+        3,
+    )
+
+
+def test_an_unknown_reason_in_a_message_is_tolerated_and_named() -> None:
+    detail = ErrorDetail(code=14, message="from the future")
+    detail.reason = ErrorReason.ValueType(4711)
+    back = errors.from_detail(detail)
+    assert back.reason == ErrorReason.ERROR_REASON_INTERNAL
+    assert back.message == "REASON_4711: from the future"
+
+
+def test_all_bad_fields_are_named_at_once() -> None:
+    failure = InvalidFieldsError(
+        [FieldViolation("spec.duration", "must be above 0; got -1 s"), FieldViolation("spec.receiver_ids", "is empty")]
+    )
+    assert failure.code == grpc.StatusCode.INVALID_ARGUMENT
+    assert failure.message == "spec.duration: must be above 0; got -1 s; spec.receiver_ids: is empty"
+    assert failure.metadata == {"field_count": "2", "fields": "spec.duration,spec.receiver_ids"}
+
+
+@pytest.mark.parametrize(
+    ("text", "limit_bytes", "expected"),
+    [
+        ("abcdef", 6, "abcdef"),
+        ("abcdefg", 6, "abc…"),
+        ("ééé", 6, "ééé"),
+        ("éééé", 6, "é…"),  # the cut falls inside a character, which goes as a whole
+        ("\ud800", 6, "?"),
+    ],
+)
+def test_texts_are_cut_between_characters(text: str, limit_bytes: int, expected: str) -> None:
+    assert errors.clip(text, limit_bytes) == expected
+    assert len(errors.clip(text, limit_bytes).encode()) <= limit_bytes
+
+
+@pytest.mark.parametrize(
+    ("code", "reason"),
+    [
+        (grpc.StatusCode.UNAVAILABLE, ErrorReason.ERROR_REASON_SERVICE_UNAVAILABLE),
+        (grpc.StatusCode.DEADLINE_EXCEEDED, ErrorReason.ERROR_REASON_DEADLINE_EXCEEDED),
+        (grpc.StatusCode.CANCELLED, ErrorReason.ERROR_REASON_CANCELLED),
+        (grpc.StatusCode.RESOURCE_EXHAUSTED, ErrorReason.ERROR_REASON_OVERLOADED),
+        (grpc.StatusCode.UNKNOWN, ErrorReason.ERROR_REASON_INTERNAL),
+    ],
+)
+def test_a_call_that_failed_without_our_details_is_judged_by_its_code(
+    code: grpc.StatusCode, reason: ErrorReason.ValueType
+) -> None:
+    failure = errors.from_rpc_error(_rpc_error(code, "nobody there"), "storage")
+    assert failure.reason == reason
+    assert failure.message == f"storage: {code.name}: nobody there"
+    assert failure.metadata == {"peer": "storage", "code": code.name}
+
+
+def test_details_that_contradict_the_code_are_not_believed() -> None:
+    status = HeimdallError(ErrorReason.ERROR_REASON_RECEIVER_NOT_FOUND, "no such receiver").to_status()
+    trailers = grpc.aio.Metadata(*((key, value) for key, value in status.trailing_metadata or ()))
+    failure = errors.from_rpc_error(_rpc_error(grpc.StatusCode.UNAVAILABLE, "reset by a proxy", trailers), "fetcher")
+    assert failure.reason == ErrorReason.ERROR_REASON_SERVICE_UNAVAILABLE
+
+
+def _rpc_error(code: grpc.StatusCode, details: str, trailers: grpc.aio.Metadata | None = None) -> grpc.aio.AioRpcError:
+    return grpc.aio.AioRpcError(code, grpc.aio.Metadata(), trailers or grpc.aio.Metadata(), details)
