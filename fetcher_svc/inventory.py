@@ -165,6 +165,7 @@ def _lines(error: ValidationError) -> list[str]:
         elif problem["type"] == "string_pattern_mismatch":
             lines.append(f"{prefix}must match [a-z0-9][a-z0-9-]{{0,62}}; got {problem['input']!r}")
         else:
-            got = f"; got {problem['input']!r}" if key else ""
+            # What stands before an @ in a URL may be a password.
+            got = f"; got {problem['input']!r}" if key and "@" not in str(problem["input"]) else ""
             lines.append(f"{prefix}{problem['msg'].removeprefix('Value error, ')}{got}")
     return lines

@@ -1,0 +1,129 @@
+"""One axis over all connections, and whose clock gives the times."""
+
+from __future__ import annotations
+
+import pytest
+
+from fetcher_svc.gnss import StampQuality
+from fetcher_svc.run_tracker import Loss, LossReason
+from fetcher_svc.timeline import Placed, TimeBase, Timeline
+from heimdall.common.v1.error_pb2 import ErrorReason
+from heimdall.errors import HeimdallError
+from tests.unit.fetcher.frames import DELAY_NS, FRAME_COUNT, RATE_HZ, Station, facts
+
+LOST = HeimdallError(ErrorReason.ERROR_REASON_UPSTREAM_CONNECTION_LOST, "gone")
+
+
+def run(timeline: Timeline, station: Station, count: int, cause: HeimdallError | None = None) -> list[Placed | Loss]:
+    timeline.begin_run(facts(), 0.02, cause)
+    pieces = [piece for frame in station.frames(count) for piece in timeline.push(frame)]
+    return [*pieces, *timeline.end_run()]
+
+
+def test_first_frames_are_back_dated_from_the_third() -> None:
+    pieces = run(Timeline(), station := Station(), 20)
+    assert len(pieces) == 20
+    for index, piece in enumerate(pieces):
+        assert isinstance(piece, Placed)
+        assert piece.position == index * FRAME_COUNT
+        assert piece.unix_ns == pytest.approx(station.time_ns(piece.position), abs=2)
+        assert piece.stamp_good is (index >= 2)
+
+
+def test_no_base_before_three_stamps_agree() -> None:
+    timeline, station = Timeline(), Station()
+    timeline.begin_run(facts(), 0.02)
+    for frame in station.frames(4):
+        assert timeline.push(frame) == []
+        assert timeline.base is None
+    assert len(timeline.push(station.frame())) == 5
+    assert timeline.base is TimeBase.GNSS
+
+
+@pytest.mark.parametrize("missing", [1, 12_345, 1_000_000])
+def test_reconnect_is_counted_by_time(missing: int) -> None:
+    timeline, station = Timeline(), Station(rate_hz=RATE_HZ * (1 + 30e-6))
+    first = run(timeline, station, 50)
+    station.reconnect(missing)
+    second = run(timeline, station, 20, LOST)
+    assert second[0] == Loss(50 * FRAME_COUNT, missing, False, LossReason.RECONNECT, LOST)
+    assert [piece.run for piece in [*first, *second] if isinstance(piece, Placed)] == [0] * 50 + [1] * 20
+    placed = second[1]
+    assert isinstance(placed, Placed)
+    assert placed.position == 50 * FRAME_COUNT + missing
+    assert placed.unix_ns == pytest.approx(station.time_ns(placed.position), abs=20)
+
+
+@pytest.mark.parametrize("quality", [StampQuality.NO_FIX, StampQuality.FAR_FROM_HOST])
+def test_untrusted_stamps_give_arrival_times(quality: StampQuality) -> None:
+    timeline, station = Timeline(), Station(quality=quality)
+    pieces = run(timeline, station, 30)
+    assert timeline.base is TimeBase.ARRIVAL
+    assert timeline.quality is quality
+    for piece in pieces:
+        assert isinstance(piece, Placed)
+        assert not piece.stamp_good
+        assert piece.unix_ns == pytest.approx(station.time_ns(piece.position) + DELAY_NS, abs=1000)
+
+
+def test_arrival_time_follows_the_fastest_frames() -> None:
+    timeline, station = Timeline(), Station()
+    timeline.begin_run(facts(), 0.02)
+    pieces: list[Placed | Loss] = []
+    for index in range(40):
+        pieces += timeline.push(station.frame(stamped=False, late_ns=0 if index == 3 else 35_000_000))
+    last = pieces[-1]
+    assert isinstance(last, Placed)
+    assert last.unix_ns == pytest.approx(station.time_ns(last.position) + DELAY_NS, abs=1000)
+    # Round trip 20 ms, spread 35 ms and 100 ms of the receiver's own, added as squares.
+    assert timeline.arrival_sigma_ns == pytest.approx(108e6, rel=0.01)
+
+
+def test_reconnect_without_trusted_time_is_counted_by_arrival() -> None:
+    timeline, station = Timeline(), Station(quality=StampQuality.NO_FIX)
+    run(timeline, station, 50)
+    station.reconnect(24_000)
+    second = run(timeline, station, 20, LOST)
+    assert second[0] == Loss(50 * FRAME_COUNT, 24_000, False, LossReason.RECONNECT, LOST)
+
+
+def test_trusted_receiver_that_comes_back_without_fix() -> None:
+    timeline, station = Timeline(), Station()
+    run(timeline, station, 50)
+    station.quality = StampQuality.NO_FIX
+    station.reconnect(24_000)
+    second = run(timeline, station, 20, LOST)
+    assert isinstance(second[0], Loss)
+    assert second[0].count == pytest.approx(24_000, abs=2)
+    assert timeline.base is TimeBase.ARRIVAL
+
+
+def test_a_reconnect_never_joins_samples() -> None:
+    timeline, station = Timeline(), Station()
+    run(timeline, station, 50)
+    station.reconnect(0)
+    second = run(timeline, station, 20, LOST)
+    assert isinstance(second[0], Loss)
+    assert second[0].count == 1
+
+
+def test_a_short_connection_is_placed_too() -> None:
+    timeline, station = Timeline(), Station()
+    run(timeline, station, 50)
+    station.reconnect(6000)
+    second = run(timeline, station, 2, LOST)
+    station.reconnect(6000)
+    third = run(timeline, station, 20, LOST)
+    assert [type(piece) for piece in second] == [Loss, Placed, Placed]
+    assert isinstance(second[0], Loss)
+    assert second[0].count == pytest.approx(6000, abs=2)
+    assert isinstance(third[0], Loss)
+    assert third[0].count == pytest.approx(6000, abs=2)
+
+
+def test_positions_of_times() -> None:
+    (placed,) = [p for p in run(Timeline(), Station(), 5)[:1] if isinstance(p, Placed)]
+    for k in range(0, 2000, 7):
+        assert placed.position_at(placed.time_at(k)) == k
+        assert placed.position_at(placed.time_at(k) + 1) == k + 1
+        assert placed.position_at(placed.time_at(k) - 1) == k
