@@ -1,0 +1,71 @@
+"""What a recording holds apart from its samples: the events that it was written from, in order."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from heimdall.common.v1.acquisition_pb2 import AcquisitionSpec
+from heimdall.common.v1.error_pb2 import ErrorDetail
+from heimdall.common.v1.iq_pb2 import End, IqEvent, Segment, TimeSolution
+from heimdall.common.v1.receiver_pb2 import Receiver
+from heimdall.storage.v1.storage_pb2 import WriteRecordingRequest
+from storage_svc.spool import journal
+from storage_svc.spool.journal import RecordKind
+from storage_svc.timing import announced_solution
+
+
+@dataclass
+class Contents:
+    """The events of one recording, without samples."""
+
+    receiver: Receiver = field(default_factory=Receiver)
+    """The receiver as it was when the acquisition began."""
+    spec: AcquisitionSpec = field(default_factory=AcquisitionSpec)
+    """What was asked for."""
+    events: list[IqEvent] = field(default_factory=list)
+    """Segments, blocks and gaps in order; blocks without their samples."""
+    notices: list[ErrorDetail] = field(default_factory=list)
+    """What the receiver said or what went wrong on the way."""
+    time_solution: TimeSolution | None = None
+    """The newest time solution; None if none came."""
+    end: End | None = None
+    """How the stream ended; None while it is being written."""
+
+    def solution(self) -> TimeSolution | None:
+        """Returns the best relation of index and time that there is; None without a block."""
+        if self.time_solution is not None:
+            return self.time_solution
+        segment: Segment | None = None
+        for event in self.events:
+            if event.HasField("segment"):
+                segment = event.segment
+            elif event.HasField("block") and segment is not None:
+                return announced_solution(segment, event.block)
+        return None
+
+
+def from_journal(content: bytes) -> Contents:
+    """Returns what the journal of a spooled recording vouches for.
+
+    Args:
+        content: The journal, whose first record is an opening.
+    """
+    contents = Contents()
+    for record in journal.read_records(content):
+        if record.kind is RecordKind.OPEN:
+            opening = WriteRecordingRequest.Open.FromString(journal.decode_open(record.payload)[1])
+            if not contents.receiver.receiver_id:
+                contents.receiver, contents.spec = opening.receiver, opening.spec
+        elif record.kind is RecordKind.FINISH:
+            contents.end = End.FromString(journal.decode_finish(record.payload)[1])
+            if contents.end.HasField("time_solution"):
+                contents.time_solution = contents.end.time_solution
+        else:
+            event = IqEvent.FromString(journal.decode_event(record.payload)[1])
+            if event.HasField("status"):
+                contents.notices.extend(event.status.notices)
+                if event.status.HasField("time_solution"):
+                    contents.time_solution = event.status.time_solution
+            else:
+                contents.events.append(event)
+    return contents

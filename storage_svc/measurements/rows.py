@@ -1,0 +1,131 @@
+"""Messages as rows and back. The same columns in every database."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any, Final
+
+from heimdall.common.v1.acquisition_pb2 import Acquisition
+from heimdall.common.v1.iq_pb2 import TimeSource
+from heimdall.common.v1.measurement_pb2 import Estimate, Measurement, MeasurementScope, Spectrum
+from heimdall.common.v1.recording_pb2 import Recording
+from storage_svc.timing import utc_text
+
+ESTIMATES: Final = tuple(
+    field.name
+    for field in Measurement.DESCRIPTOR.fields
+    if field.message_type is not None and field.message_type.full_name == Estimate.DESCRIPTOR.full_name
+)
+"""Fields of a measurement that are estimates; their columns have the same names."""
+
+
+def measurement_row(measurement: Measurement) -> dict[str, object]:
+    """Returns the columns of a measurement; a quantity without a value is None, and estimate_details says why."""
+    rate_hz = measurement.sample_rate_hz
+    row: dict[str, object] = {
+        "time": utc_text(measurement.first_sample_unix_ns),
+        "task_id": measurement.acquisition_id,
+        "receiver_id": measurement.receiver_id,
+        "first_sample_index": measurement.first_sample_index,
+        "first_sample_unix_ns": measurement.first_sample_unix_ns,
+        "frequency_hz": measurement.center_frequency_hz,
+        "sample_rate_hz": rate_hz,
+        "sample_count": measurement.sample_count,
+        "lost_sample_count": measurement.lost_sample_count,
+        "duration_s": measurement.sample_count / rate_hz if rate_hz > 0 else None,
+        "spectrum": measurement.spectrum.SerializeToString() if measurement.HasField("spectrum") else None,
+        "time_source": TimeSource.Name(measurement.time_source).removeprefix("TIME_SOURCE_"),
+    }
+    details: dict[str, dict[str, object]] = {}
+    for name in ESTIMATES:
+        estimate: Estimate = getattr(measurement, name)
+        row[name] = estimate.value if estimate.HasField("value") else None
+        if measurement.HasField(name):  # type: ignore[arg-type]  # a name from the descriptor
+            details[name] = _detail(estimate)
+    offset = measurement.frequency_offset_hz
+    row["frequency_offset_sigma_hz"] = offset.sigma if offset.HasField("sigma") else None
+    row["estimate_details"] = json.dumps(details, separators=(",", ":"))
+    return row
+
+
+def measurement_from_row(row: Mapping[str, Any], scope: MeasurementScope.ValueType) -> Measurement:
+    """Returns the measurement that `measurement_row` took apart."""
+    measurement = Measurement(
+        acquisition_id=row["task_id"],
+        receiver_id=row["receiver_id"],
+        scope=scope,
+        first_sample_index=row["first_sample_index"],
+        first_sample_unix_ns=row["first_sample_unix_ns"],
+        sample_count=row["sample_count"],
+        lost_sample_count=row["lost_sample_count"],
+        center_frequency_hz=row["frequency_hz"],
+        sample_rate_hz=row["sample_rate_hz"],
+        time_source=TimeSource.Value(f"TIME_SOURCE_{row['time_source']}"),
+    )
+    for name, detail in json.loads(row["estimate_details"]).items():
+        estimate: Estimate = getattr(measurement, name)
+        estimate.SetInParent()
+        if row[name] is not None:
+            estimate.value = row[name]
+        if "sigma" in detail:
+            estimate.sigma = detail["sigma"]
+        estimate.validity = Estimate.Validity.Value(f"VALIDITY_{detail['validity']}")
+        estimate.reason = detail.get("reason", "")
+        estimate.method = detail.get("method", "")
+    if row["spectrum"] is not None:
+        measurement.spectrum.CopyFrom(Spectrum.FromString(row["spectrum"]))
+    return measurement
+
+
+def recording_row(recording: Recording) -> dict[str, object]:
+    """Returns the columns of a recording."""
+    segment = recording.segment if recording.HasField("segment") else None
+    return {
+        "time": utc_text(recording.window_start_unix_ns),
+        "task_id": recording.acquisition_id,
+        "receiver_id": recording.receiver_id,
+        "window_start_unix_ns": recording.window_start_unix_ns,
+        "window_end_unix_ns": recording.window_end_unix_ns,
+        "frequency_hz": None if segment is None else segment.center_frequency_hz,
+        "sample_rate_hz": None if segment is None else segment.sample_rate_hz,
+        "sample_count": recording.sample_count,
+        "lost_sample_count": recording.lost_sample_count,
+        "gap_count": recording.gap_count,
+        "state": Recording.State.Name(recording.state).removeprefix("STATE_"),
+        "complete": int(recording.complete),
+        "object_key": recording.data_object_key or None,
+        "data_sha512": recording.data_sha512 or None,
+        "data_size_bytes": recording.data_size_bytes,
+        "message": recording.SerializeToString(),
+    }
+
+
+def acquisition_row(acquisition: Acquisition) -> dict[str, object]:
+    """Returns the columns of an acquisition."""
+    create_unix_ns = acquisition.create_time.ToNanoseconds()
+    return {
+        "task_id": acquisition.acquisition_id,
+        "time": utc_text(create_unix_ns),
+        "create_unix_ns": create_unix_ns,
+        "request_id": acquisition.request_id,
+        "state": acquisition_state_name(acquisition.state),
+        "revision": acquisition.revision,
+        "message": acquisition.SerializeToString(deterministic=True),
+    }
+
+
+def acquisition_state_name(state: Acquisition.State.ValueType) -> str:
+    """Returns a state as it stands in its column, such as SUCCEEDED."""
+    return Acquisition.State.Name(state).removeprefix("STATE_")
+
+
+def _detail(estimate: Estimate) -> dict[str, object]:
+    detail: dict[str, object] = {"validity": Estimate.Validity.Name(estimate.validity).removeprefix("VALIDITY_")}
+    if estimate.HasField("sigma"):
+        detail["sigma"] = estimate.sigma
+    if estimate.reason:
+        detail["reason"] = estimate.reason
+    if estimate.method:
+        detail["method"] = estimate.method
+    return detail

@@ -1,0 +1,67 @@
+"""What the service needs of an object store."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Protocol
+
+
+class ObjectNotFoundError(Exception):
+    """There is no object under this key."""
+
+
+class ObjectStore(Protocol):
+    """Keeps objects under keys such as sessions/a/b.sigmf-data. An object is there whole or not at all.
+
+    Every method raises HeimdallError BACKEND_UNAVAILABLE if the store can not be reached or written.
+    """
+
+    async def put_file(self, key: str, path: Path) -> None:
+        """Makes the content of a file the object; the file is gone afterwards.
+
+        A repeat after a crash, with the object there and the file gone, changes nothing.
+
+        Args:
+            key: The object.
+            path: The file; nobody writes to it any more.
+
+        Raises:
+            ObjectNotFoundError: If there is neither file nor object.
+        """
+
+    async def put_bytes(self, key: str, content: bytes) -> None:
+        """Makes or replaces a small object."""
+
+    async def get_bytes(self, key: str) -> bytes:
+        """Returns a small object whole.
+
+        Raises:
+            ObjectNotFoundError: If there is no such object.
+        """
+
+    async def read_range(self, key: str, offset_bytes: int, size_bytes: int) -> bytes:
+        """Returns a part of an object; shorter than asked for where the object ends.
+
+        Raises:
+            ObjectNotFoundError: If there is no such object.
+        """
+
+    async def size_bytes(self, key: str) -> int:
+        """Returns the size of an object.
+
+        Raises:
+            ObjectNotFoundError: If there is no such object.
+        """
+
+    async def url(self, key: str, lifetime_s: float) -> str:
+        """Returns a URL under which an object can be downloaded for a while.
+
+        Raises:
+            HeimdallError: URL_UNSUPPORTED if this store has none.
+        """
+
+    def location(self, key: str) -> str:
+        """Returns where an object is, for a person to find: a path or a URL."""
+
+    async def ping(self) -> None:
+        """Returns if the store can be read and written now."""

@@ -1,0 +1,201 @@
+"""The spool: every recording that is not in the object store yet, on this machine's disk."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Final, ParamSpec, TypeVar
+
+import structlog
+
+from heimdall.common.v1.recording_pb2 import Recording
+from heimdall.storage.v1.storage_pb2 import WriteRecordingRequest
+from storage_svc.ids import RecordingKey
+from storage_svc.spool import files
+from storage_svc.spool.folders import SpoolFolders
+from storage_svc.spool.progress import Progress
+from storage_svc.spool.recording import SpooledRecording
+from storage_svc.spool.room import SpoolRoom, disk_failure
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+_log = structlog.get_logger(__name__)
+
+_THREAD_COUNT: Final = 4
+"""Threads for disk work: they mostly wait for the disk, and one slow sync does not hold up the others."""
+
+
+class Spool:
+    """Makes, recovers and removes spooled recordings, and commits all of them at a steady pace."""
+
+    def __init__(self, root: Path, *, sync_interval_s: float, sync_bytes: int, max_bytes: int) -> None:
+        """Prepares an empty spool; `start` reads what is on disk.
+
+        Args:
+            root: Folder of the spool.
+            sync_interval_s: Longest time that an accepted event waits to be made durable.
+            sync_bytes: Most bytes of one recording that wait to be made durable.
+            max_bytes: Most bytes on disk.
+        """
+        self.room = SpoolRoom(max_bytes)
+        self._folders = SpoolFolders(root)
+        self._sync_interval_s = sync_interval_s
+        self._sync_bytes = sync_bytes
+        self._executor = ThreadPoolExecutor(_THREAD_COUNT, thread_name_prefix="spool")
+        self._open: dict[RecordingKey, SpooledRecording] = {}
+        self._dirty: set[SpooledRecording] = set()
+        self._any_dirty = asyncio.Event()
+
+    async def start(self) -> list[Recording]:
+        """Recovers everything on disk.
+
+        Returns:
+            The finished recordings that are still here; the unfinished ones are open now.
+
+        Raises:
+            OSError: If the folder can not be made, read or written.
+        """
+        await self._run(self._folders.make_root)
+        keys = await self._run(self._folders.keys)
+        found = await asyncio.gather(*(self.load(key) for key in keys))
+        return [recording for recording in found if isinstance(recording, Recording)]
+
+    async def load(self, key: RecordingKey) -> SpooledRecording | Recording | None:
+        """Reads one recording back from disk.
+
+        Args:
+            key: The recording; not open.
+
+        Returns:
+            The recording to go on with, or the finished recording, or None if there is nothing.
+
+        Raises:
+            OSError: If the disk fails.
+        """
+        folder = self._folders.path(key)
+        self.room.release(key)
+        if not await self._run(folder.is_dir):
+            return None
+        recovered = await self._run(files.recover, folder)
+        if recovered is None:
+            return None
+        if recovered.dropped_size_bytes:
+            _log.warning(
+                "spool_truncated",
+                task_id=key.task_id,
+                receiver_id=key.receiver_id,
+                dropped_size_bytes=recovered.dropped_size_bytes,
+            )
+        self.room.recount(key, recovered.size_bytes)
+        if recovered.files is None:
+            return recovered.finished
+        return self._adopt(
+            key, recovered.opening, recovered.open_unix_ns, recovered.files, recovered.progress, recovered.writer_epoch
+        )
+
+    async def create(self, key: RecordingKey, opening: WriteRecordingRequest.Open) -> SpooledRecording:
+        """Makes a new recording; its opening is durable when it returns.
+
+        Raises:
+            HeimdallError: SPOOL_FULL or BACKEND_UNAVAILABLE.
+        """
+        self.room.take(key, opening.ByteSize())
+        open_unix_ns = time.time_ns()
+        try:
+            folder = await self._run(self._folders.make, key)
+            created = await self._run(files.create, folder, open_unix_ns, opening)
+        except OSError as error:
+            self.room.release(key)
+            raise disk_failure(error, "make the spool files") from error
+        return self._adopt(key, opening, open_unix_ns, created, Progress(), opening.writer_epoch)
+
+    def get(self, key: RecordingKey) -> SpooledRecording | None:
+        """Returns a recording that is open."""
+        return self._open.get(key)
+
+    def all_open(self) -> list[SpooledRecording]:
+        """Returns every recording that is open."""
+        return list(self._open.values())
+
+    def forget(self, key: RecordingKey) -> None:
+        """Drops a recording from memory, because it is finished or has to be read back; its files stay."""
+        recording = self._open.pop(key, None)
+        if recording is not None:
+            self._dirty.discard(recording)
+
+    async def remove(self, key: RecordingKey) -> None:
+        """Removes the files of a finished recording.
+
+        Raises:
+            OSError: If the disk fails.
+        """
+        await self._run(self._folders.remove, key)
+        self.room.release(key)
+
+    def samples_path(self, key: RecordingKey) -> Path:
+        """Returns where the samples of a spooled recording are."""
+        return self._folders.path(key) / files.SAMPLES_NAME
+
+    async def read_journal(self, key: RecordingKey) -> bytes:
+        """Returns the journal of a spooled recording.
+
+        Raises:
+            OSError: If it can not be read.
+        """
+        return await self._run((self._folders.path(key) / files.JOURNAL_NAME).read_bytes)
+
+    async def commit_steadily(self) -> None:
+        """Makes accepted events durable every sync interval, for ever."""
+        while True:
+            await self._any_dirty.wait()
+            await asyncio.sleep(self._sync_interval_s)
+            self._any_dirty.clear()
+            dirty, self._dirty = self._dirty, set()
+            # A failure is kept by its recording and told to its writer.
+            await asyncio.gather(*(recording.commit() for recording in dirty), return_exceptions=True)
+
+    async def close(self) -> None:
+        """Makes durable what was accepted, closes all files and ends the threads."""
+        results = await asyncio.gather(*(recording.close() for recording in self.all_open()), return_exceptions=True)
+        for failure in results:
+            if isinstance(failure, BaseException):
+                _log.warning("spool_close_failed", error=str(failure))
+        self._open.clear()
+        await asyncio.to_thread(self._executor.shutdown)
+
+    def _adopt(
+        self,
+        key: RecordingKey,
+        opening: WriteRecordingRequest.Open,
+        open_unix_ns: int,
+        opened: files.SpoolFiles,
+        progress: Progress,
+        writer_epoch: int,
+    ) -> SpooledRecording:
+        recording = SpooledRecording(
+            key,
+            opening,
+            open_unix_ns,
+            opened,
+            progress=progress,
+            writer_epoch=writer_epoch,
+            room=self.room,
+            executor=self._executor,
+            sync_bytes=self._sync_bytes,
+            on_dirty=self._mark_dirty,
+        )
+        self._open[key] = recording
+        return recording
+
+    def _mark_dirty(self, recording: SpooledRecording) -> None:
+        self._dirty.add(recording)
+        self._any_dirty.set()
+
+    async def _run(self, work: Callable[P, T], *arguments: P.args, **options: P.kwargs) -> T:
+        call = functools.partial(work, *arguments, **options)
+        return await asyncio.get_running_loop().run_in_executor(self._executor, call)
