@@ -25,6 +25,8 @@ _DEFAULT_WINDOW_S: Final = 1.0
 _WINDOW_RANGE_S: Final = (0.1, 60.0)
 _BIN_COUNT_RANGE: Final = (64, 16_384)
 _DEFAULT_BIN_COUNT: Final = 1024
+_SAMPLE_RATE_RANGE_HZ: Final = (100.0, 1e9)
+_FULL_SCALE_RANGE: Final = (1e-3, 1e9)
 _FORMATS: Final[Mapping[int, SampleFormat]] = MappingProxyType(
     {
         iq_pb2.SAMPLE_FORMAT_CI16_LE: SampleFormat.CI16_LE,
@@ -119,8 +121,8 @@ def read_segment(segment: iq_pb2.Segment) -> StreamSegment:
     """
     coding_format = _read_format(segment.sample_format, "event.segment.sample_format")
     wrong: list[FieldViolation] = []
-    _check_positive("event.segment.sample_rate_hz", segment.sample_rate_hz, wrong)
-    _check_positive("event.segment.full_scale", segment.full_scale, wrong)
+    _check_range("event.segment.sample_rate_hz", segment.sample_rate_hz, _SAMPLE_RATE_RANGE_HZ, wrong)
+    _check_range("event.segment.full_scale", segment.full_scale, _FULL_SCALE_RANGE, wrong)
     _check_finite("event.segment.zero_offset", segment.zero_offset, wrong)
     _check_finite("event.segment.center_frequency_hz", segment.center_frequency_hz, wrong)
     passband = _read_passband(segment, segment.sample_rate_hz, "event.segment.", wrong)
@@ -149,8 +151,8 @@ def read_spectrum_job(request: dsp_pb2.ComputeSpectrumRequest) -> SpectrumJob:
     zero_offset = request.zero_offset if request.HasField("zero_offset") else zero_offset
     bin_count = request.bin_count or _DEFAULT_BIN_COUNT
     wrong: list[FieldViolation] = []
-    _check_positive("sample_rate_hz", request.sample_rate_hz, wrong)
-    _check_positive("full_scale", full_scale, wrong)
+    _check_range("sample_rate_hz", request.sample_rate_hz, _SAMPLE_RATE_RANGE_HZ, wrong)
+    _check_range("full_scale", full_scale, _FULL_SCALE_RANGE, wrong)
     _check_finite("zero_offset", zero_offset, wrong)
     _check_finite("center_frequency_hz", request.center_frequency_hz, wrong)
     _check_bin_count("bin_count", bin_count, wrong)
@@ -232,8 +234,12 @@ def _read_passband(
 ) -> Band:
     low_hz = message.passband_low_hz if message.HasField("passband_low_hz") else -sample_rate_hz / 2.0
     high_hz = message.passband_high_hz if message.HasField("passband_high_hz") else sample_rate_hz / 2.0
-    if not (math.isfinite(low_hz) and math.isfinite(high_hz) and low_hz < high_hz) and not wrong:
-        text = f"{low_hz:g}..{high_hz:g} Hz is no band; the lower edge must be below passband_high_hz"
+    # A sample rate that is refused already says nothing about the edges.
+    if not wrong and not -math.inf < low_hz < high_hz < math.inf:
+        text = f"{low_hz:g} Hz must be a finite number below the upper edge, {high_hz:g} Hz"
+        wrong.append(FieldViolation(f"{prefix}passband_low_hz", text))
+    elif not wrong and (low_hz >= sample_rate_hz / 2.0 or high_hz <= -sample_rate_hz / 2.0):
+        text = f"{low_hz:g}..{high_hz:g} Hz is outside the baseband, {-sample_rate_hz / 2:g}..{sample_rate_hz / 2:g} Hz"
         wrong.append(FieldViolation(f"{prefix}passband_low_hz", text))
     return Band(low_hz, high_hz)
 
@@ -244,9 +250,10 @@ def _check_bin_count(field: str, bin_count: int, wrong: list[FieldViolation]) ->
         wrong.append(FieldViolation(field, f"{bin_count} is no power of two from {low} to {high}"))
 
 
-def _check_positive(field: str, value: float, wrong: list[FieldViolation]) -> None:
-    if not (math.isfinite(value) and value > 0.0):
-        wrong.append(FieldViolation(field, f"{value:g} must be a finite number above 0"))
+def _check_range(field: str, value: float, allowed: tuple[float, float], wrong: list[FieldViolation]) -> None:
+    low, high = allowed
+    if not low <= value <= high:
+        wrong.append(FieldViolation(field, f"{value:g} is not in {low:g} to {high:g}"))
 
 
 def _check_finite(field: str, value: float, wrong: list[FieldViolation]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -263,7 +264,7 @@ class Session:
             )
 
     def _rate_hz(self, segment: StreamSegment) -> float:
-        if self._solution is not None and self._solution.sample_rate_hz > 0.0:
+        if self._solution is not None and 0.0 < self._solution.sample_rate_hz < math.inf:
             return self._solution.sample_rate_hz
         return segment.sample_rate_hz
 

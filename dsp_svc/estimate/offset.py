@@ -71,6 +71,8 @@ def find_tone(samples: Samples, low_cycles: float = -0.5, high_cycles: float = 0
     shift = 0.0  # bins of the samples used
     for _ in range(_ITERATIONS):
         plus, minus = np.sum(sums * np.exp(turns * (shift + 0.5))), np.sum(sums * np.exp(turns * (shift - 0.5)))
+        if plus == minus:
+            return Reason.NO_LINE  # an impulse: its spectrum has no slope at all
         shift += 0.5 * float(((plus + minus) / (plus - minus)).real)
     n_snr = _integrated_snr(sums * np.exp(turns * shift))
     if n_snr < 10.0 ** (MIN_N_SNR_DB / 10.0):

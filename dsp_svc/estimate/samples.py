@@ -10,6 +10,8 @@ import numpy.typing as npt
 
 Samples = npt.NDArray[np.complex64]
 
+_MAX_AMPLITUDE = 1e6
+
 
 class SampleFormat(enum.Enum):
     """How a receiver codes one component; I comes before Q."""
@@ -58,7 +60,8 @@ class SampleCoding:
             Complex amplitudes, shape (pair count,), complex64; magnitude 1 is 0 dBFS.
 
         Raises:
-            ValueError: The length is no whole number of pairs, or a float sample is not finite.
+            ValueError: The length is no whole number of pairs, or a float sample is not finite or above 1e6 of
+                full scale, where its power leaves the range of single precision.
         """
         if len(data) % self.sample_size_bytes:
             raise ValueError(
@@ -66,11 +69,15 @@ class SampleCoding:
                 f"{self.sample_format.name} samples"
             )
         codes = np.frombuffer(data, dtype=self.sample_format.value)
-        if self.sample_format is SampleFormat.CF32_LE and not np.isfinite(codes).all():
-            bad = int(np.flatnonzero(~np.isfinite(codes))[0]) // 2
-            raise ValueError(f"sample {bad} of the run is not a finite number")
         components = codes.astype(np.float32)
         if self.zero_offset:
             components -= np.float32(self.zero_offset)
         components *= np.float32(1.0 / self.full_scale)
+        if self.sample_format is SampleFormat.CF32_LE:
+            wrong = np.flatnonzero(~(np.abs(components) <= _MAX_AMPLITUDE))
+            if wrong.size:
+                raise ValueError(
+                    f"sample {wrong[0] // 2} of the run is {codes[wrong[0]]}, "
+                    f"not a finite number up to {_MAX_AMPLITUDE:g} times full scale"
+                )
         return components.view(np.complex64)

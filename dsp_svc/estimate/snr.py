@@ -94,7 +94,7 @@ def signal_to_noise(spectrum: Spectrum, noise: NoiseFloor, duration_s: float) ->
     sigma = power / noise_power * math.hypot(1.0 / math.sqrt(bandwidth_hz * duration_s), noise.relative_sigma)
     bandwidth = Quantity.valid(bandwidth_hz, None, "integrated-bins")
     bandwidth_db_hz = 10.0 * math.log10(bandwidth_hz)
-    if band is None:
+    if band is None or ratio <= 0.0:
         limit_db = 10.0 * math.log10(max(ratio, 0.0) + 2.0 * sigma)
         return SignalToNoise(
             Quantity.upper_limit(limit_db, Reason.NO_SIGNAL, _METHOD),

@@ -83,7 +83,11 @@ def test_the_search_keeps_to_its_range(white_noise: Make, tone: Make) -> None:
 
 @pytest.mark.parametrize(
     ("samples", "reason"),
-    [(np.ones(255, np.complex64), Reason.TOO_FEW_SAMPLES), (np.zeros(4_096, np.complex64), Reason.ALL_ZERO)],
+    [
+        (np.ones(255, np.complex64), Reason.TOO_FEW_SAMPLES),
+        (np.zeros(4_096, np.complex64), Reason.ALL_ZERO),
+        (np.eye(1, 4_096, dtype=np.complex64)[0], Reason.NO_LINE),
+    ],
 )
 def test_nothing_to_find_has_its_reason(samples: Any, reason: Reason) -> None:
     offset = frequency_offset_hz(find_tone(samples), 12_000.0)
