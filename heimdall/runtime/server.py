@@ -105,8 +105,7 @@ async def running_server(definition: ServiceDefinition, settings: Settings) -> A
         ) from error
     async with definition.setup(ServerContext(server, settings, drain, health)):
         await server.start()
-        if definition.starts_ready:
-            await health.set(definition.full_name, health_pb2.HealthCheckResponse.SERVING)
+        await health.set(definition.full_name, health_pb2.HealthCheckResponse.SERVING)
         address = f"{settings.mesh.host}:{port}"
         _log.info("service_started", address=address)
         try:

@@ -114,9 +114,12 @@ async def test_a_silent_service_counts_as_lost() -> None:
         with pytest.raises(HeimdallError) as caught:
             await stream.receive()
         assert caught.value.reason == ErrorReason.ERROR_REASON_STREAM_IDLE
-        # The call is given up with it; whoever still uses it is told so, and is not taken for cancelled itself.
         with pytest.raises(HeimdallError) as caught:
             await stream.receive()
+        assert caught.value.reason == ErrorReason.ERROR_REASON_STREAM_IDLE
+        # The call is given up with it; its sender is told so, and is not taken for cancelled itself.
+        with pytest.raises(HeimdallError) as caught:
+            await stream.send(_heartbeat_request())
         assert caught.value.reason == ErrorReason.ERROR_REASON_CANCELLED
 
 
