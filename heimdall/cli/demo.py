@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from contextlib import AsyncExitStack
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -28,7 +27,6 @@ _FREQUENCY_HZ = 145.5e6
 _LOG_FOLDER = "logs"
 _RECEIVERS_FILE = "receivers.toml"
 _READY_TIMEOUT_S = 20.0
-_STOP_TIMEOUT_S = 5.0
 
 
 @click.command()
@@ -39,12 +37,12 @@ _STOP_TIMEOUT_S = 5.0
     help="Empty or new folder to keep everything in. Default: heimdall-data/demo-TIME.",
 )
 @json_option
-def demo(duration: Duration, data_dir: Path | None, as_json: bool) -> ExitStatus:
+@click.pass_obj
+def demo(started: float, duration: Duration, data_dir: Path | None, as_json: bool) -> ExitStatus:
     """Runs the whole mesh and seven simulated receivers, acquires 145.5 MHz once, and stops everything again.
 
     What was recorded stays in the folder. Exit status: 0 complete, 1 failed, 3 partial.
     """
-    started = time.monotonic()
     folder = _fresh_folder(data_dir)
     acquisition = run_async(_run(folder, duration))
     if as_json:
@@ -75,11 +73,10 @@ async def _run(folder: Path, duration: Duration) -> Acquisition:
         "HEIMDALL_FETCHER_RECEIVERS_FILE": str(folder / _RECEIVERS_FILE),
     }
     mesh = LocalMesh(settings, free_ports(settings.mesh.host), environment=environment, log_dir=folder / _LOG_FOLDER)
-    async with AsyncExitStack() as stack:
-        await stack.enter_async_context(mesh)
+    async with mesh:
         receiver_ids: list[str] = []
 
-        async def start_fetcher_after_simulator() -> None:
+        async def start_receivers_and_their_fetcher() -> None:
             simulator = await TiedProcess.start(
                 "simulator",
                 "simulator",
@@ -87,22 +84,23 @@ async def _run(folder: Path, duration: Duration) -> Acquisition:
                 log_file=folder / _LOG_FOLDER / "simulator.log",
                 read_output=True,
             )
-            stack.push_async_callback(simulator.stop, _STOP_TIMEOUT_S)
+            mesh.adopt(simulator)
             stations = json.loads(await simulator.read_line(_READY_TIMEOUT_S))["stations"]
             receiver_ids.extend(stations)
             urls = {name: f"http://{station['host']}:{station['port']}" for name, station in stations.items()}
             await asyncio.to_thread(_write_receivers, folder / _RECEIVERS_FILE, urls)
-            await mesh.start("fetcher")
+            # The DSP service could have started before; but its start is slow, and the simulator's is waited for.
+            await mesh.start("fetcher", "dsp")
 
         try:
-            await run_together(start_fetcher_after_simulator(), mesh.start("coordinator", "dsp", "storage"))
+            await run_together(start_receivers_and_their_fetcher(), mesh.start("coordinator", "storage"))
         except ProcessStartError as error:
             raise CommandError(str(error)) from error
         spec = AcquisitionSpec(duration=duration, receiver_ids=receiver_ids)
         spec.tuning.center_frequency_hz = _FREQUENCY_HZ
-        client = await stack.enter_async_context(HeimdallClient(mesh.targets["coordinator"], mesh.targets["storage"]))
-        progress = stack.enter_context(ProgressLines())
-        return await acquire_to_end(client, spec, "", progress)
+        async with HeimdallClient(mesh.targets["coordinator"], mesh.targets["storage"]) as client:
+            with ProgressLines() as progress:
+                return await acquire_to_end(client, spec, "", progress)
 
 
 def _write_receivers(path: Path, urls: dict[str, str]) -> None:

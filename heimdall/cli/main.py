@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from importlib import import_module, metadata
 from typing import Final
 
@@ -54,7 +55,7 @@ def main() -> None:
 
 
 def run(arguments: list[str]) -> int:
-    """Runs one command.
+    """Runs one command. The object of its click context is time.monotonic() at the start, for those that tell how long.
 
     Args:
         arguments: The command line without the name of the program.
@@ -62,8 +63,9 @@ def run(arguments: list[str]) -> int:
     Returns:
         The exit status.
     """
+    started = time.monotonic()
     try:
-        status = heimdall.main(arguments, prog_name="heimdall", standalone_mode=False)
+        status = heimdall.main(arguments, prog_name="heimdall", standalone_mode=False, obj=started)
     except click.exceptions.NoArgsIsHelpError as error:
         click.echo(error.format_message(), err=True)
         return ExitStatus.USAGE

@@ -4,18 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Final
 
 import click
 from google.protobuf.json_format import MessageToJson
 from google.protobuf.message import Message
-from rich import box
+from rich.cells import cell_len
 from rich.console import Console
-from rich.table import Table
-from rich.text import Text
-
-_PIPE_WIDTH: Final = 10_000
-"""Columns where there is no terminal: nothing is cut or folded for a reader that is a program."""
 
 
 def print_json(message: Message) -> None:
@@ -28,25 +22,21 @@ def print_json(message: Message) -> None:
 
 
 def print_table(headings: Sequence[str], rows: Iterable[Sequence[str]], *, right: Sequence[str] = ()) -> None:
-    """Prints a table: as wide as it needs to be, folded only at the edge of a terminal.
+    """Prints a table as wide as it needs to be: a row stays one line that can be copied, even if a terminal wraps it.
 
     Args:
         headings: Heading of each column.
         rows: Cells of each row, one for each heading.
         right: Headings of the columns that are set flush right.
     """
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
-    for heading in headings:
-        table.add_column(heading, justify="right" if heading in right else "left", overflow="fold")
-    for row in rows:
-        table.add_row(*(Text(cell) for cell in row))
-    standard_output().print(table)
-
-
-def standard_output() -> Console:
-    """Returns standard output as rich sees it."""
-    console = Console(highlight=False)
-    return console if console.is_terminal else Console(highlight=False, width=_PIPE_WIDTH)
+    lines = [tuple(headings), *(tuple(row) for row in rows)]
+    widths = [max(map(cell_len, column)) for column in zip(*lines, strict=True)]
+    for line in lines:
+        cells = (
+            " " * (width - cell_len(cell)) + cell if heading in right else cell + " " * (width - cell_len(cell))
+            for heading, width, cell in zip(headings, widths, line, strict=True)
+        )
+        click.echo("  ".join(cells).rstrip())
 
 
 def standard_error() -> Console:

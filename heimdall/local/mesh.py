@@ -89,7 +89,7 @@ class LocalMesh:
 
     @property
     def pids(self) -> dict[str, int]:
-        """The process id of every service that was started."""
+        """The process id of everything that was started, by name."""
         return {name: process.pid for name, process in self._processes.items()}
 
     def environment(self) -> dict[str, str]:
@@ -111,6 +111,14 @@ class LocalMesh:
     ) -> None:
         """Ends every process, all at once; each drains."""
         await asyncio.gather(*(process.stop(self._stop_timeout_s) for process in self._processes.values()))
+
+    def adopt(self, process: TiedProcess) -> None:
+        """Takes over another process, which then ends together with the services.
+
+        Args:
+            process: A running process; its name is none of a service.
+        """
+        self._processes[process.name] = process
 
     async def start(self, *names: str) -> None:
         """Starts services at once and waits until they are SERVING.
