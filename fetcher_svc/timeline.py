@@ -72,6 +72,8 @@ class Timeline:
         self._base_before: TimeBase | None = None
         self._cause: HeimdallError | None = None
         self._arrivals = ArrivalModel()
+        self._arrival_rate_hz = 0.0
+        self._arrival_origin_ns: int | None = None
         self._round_trip_s = 0.0
 
     @property
@@ -91,8 +93,10 @@ class Timeline:
 
     @property
     def arrival_sigma_ns(self) -> float:
-        """Uncertainty of times that come from arrivals."""
-        return self._arrivals.sigma_ns(self._round_trip_s)
+        """Uncertainty of times that come from arrivals, with what the origin in use is off the newest arrivals."""
+        newest_ns, used_ns = self._arrivals.origin_ns, self._arrival_origin_ns
+        drift_ns = 0 if newest_ns is None or used_ns is None else newest_ns - used_ns
+        return math.hypot(self._arrivals.sigma_ns(self._round_trip_s), drift_ns)
 
     def begin_run(self, facts: Facts, round_trip_s: float, cause: HeimdallError | None = None) -> None:
         """Begins a connection.
@@ -103,6 +107,8 @@ class Timeline:
             cause: Why the connection before it ended, if there was one.
         """
         before = self._tracker
+        if before is None:
+            self._arrival_rate_hz = facts.sample_rate_hz
         self._run += 1
         self._tracker = RunTracker(facts, before.rate_hz if before is not None and before.fitted else None)
         self._round_trip_s = round_trip_s
@@ -140,29 +146,33 @@ class Timeline:
             if loss is not None:
                 placed.append(loss)
             self._offset = self._end
-        rate_hz = tracker.rate_hz
         for tracked in frames:
             end = self._offset + tracked.position + tracked.frame.sample_count
-            self._arrivals.add(end, tracked.frame.arrival_unix_ns, rate_hz)
+            self._arrivals.add(end, tracked.frame.arrival_unix_ns, self._arrival_rate_hz)
+        if self._base is TimeBase.ARRIVAL and self._arrival_origin_ns is None:
+            # Held from here on: a window must not stretch because later frames travelled faster.
+            self._arrival_origin_ns = self._arrivals.origin_ns
         for step in steps:
             if isinstance(step, Loss):
                 placed.append(Loss(step.position + self._offset, step.count, step.exact, step.reason, step.cause))
             else:
-                placed.append(self._timed(tracker, step, self._offset + step.position, rate_hz))
+                placed.append(self._timed(tracker, step, self._offset + step.position))
         last = placed[-1] if placed else None
         if isinstance(last, Placed):
             self._end, self._end_ns = last.end, last.time_at(last.end)
         return placed
 
-    def _timed(self, tracker: RunTracker, step: Tracked, position: int, rate_hz: float) -> Placed:
-        frame = step.frame
+    def _timed(self, tracker: RunTracker, step: Tracked, position: int) -> Placed:
+        frame, rate_hz = step.frame, tracker.rate_hz
+        unix_ns: int | None
         good = self._base is TimeBase.GNSS and step.stamp_holds and frame.stamp_quality is StampQuality.GOOD
         if good:
             unix_ns = frame.stamp_ns
         elif self._base is TimeBase.GNSS:
             unix_ns = tracker.time_at(step.position)
         else:
-            unix_ns = self._arrivals.time_at(position, rate_hz)
+            rate_hz, origin_ns = self._arrival_rate_hz, self._arrival_origin_ns
+            unix_ns = None if origin_ns is None else origin_ns + round(position * _NS / rate_hz)
         if unix_ns is None:
             raise ValueError("a frame can not be placed before its time base is known")
         return Placed(position, unix_ns, rate_hz, self._run, good, frame)
@@ -182,7 +192,7 @@ class Timeline:
                 - round((step.position + step.frame.sample_count - frames[0].position) * _NS / tracker.rate_hz)
                 for step in frames
             )
-            end_ns = self._arrivals.time_at(self._end, tracker.rate_hz)
+            end_ns = self._arrivals.time_at(self._end, self._arrival_rate_hz)
         elapsed_ns = 0 if end_ns is None else start_ns - end_ns
         # A new connection never continues the old one without a loss, however small the clocks say it is.
         count = max(1, round(elapsed_ns * tracker.rate_hz / _NS))

@@ -317,7 +317,9 @@ def _binary(message: aiohttp.WSMessage, socket: aiohttp.ClientWebSocketResponse)
     if message.type is aiohttp.WSMsgType.BINARY:
         return bytes(message.data)
     if message.type in _CLOSED:
-        if socket.close_code == aiohttp.WSCloseCode.ABNORMAL_CLOSURE:
+        # A close frame may come without a code, so its own kind of message tells it from a mere end of the TCP stream.
+        framed = message.type is aiohttp.WSMsgType.CLOSE
+        if not framed and socket.close_code == aiohttp.WSCloseCode.ABNORMAL_CLOSURE:
             raise _lost("the TCP connection ended without a close frame")
         raise HeimdallError(
             ErrorReason.ERROR_REASON_UPSTREAM_CLOSED,

@@ -66,17 +66,18 @@ def test_untrusted_stamps_give_arrival_times(quality: StampQuality) -> None:
         assert piece.unix_ns == pytest.approx(station.time_ns(piece.position) + DELAY_NS, abs=1000)
 
 
-def test_arrival_time_follows_the_fastest_frames() -> None:
+def test_arrival_time_is_that_of_the_fastest_early_frame_and_stays() -> None:
     timeline, station = Timeline(), Station()
     timeline.begin_run(facts(), 0.02)
     pieces: list[Placed | Loss] = []
     for index in range(40):
-        pieces += timeline.push(station.frame(stamped=False, late_ns=0 if index == 3 else 35_000_000))
+        late_ns = {3: 10_000_000, 20: 0}.get(index, 35_000_000)
+        pieces += timeline.push(station.frame(stamped=False, late_ns=late_ns))
     last = pieces[-1]
     assert isinstance(last, Placed)
-    assert last.unix_ns == pytest.approx(station.time_ns(last.position) + DELAY_NS, abs=1000)
-    # Round trip 20 ms, spread 35 ms and 100 ms of the receiver's own, added as squares.
-    assert timeline.arrival_sigma_ns == pytest.approx(108e6, rel=0.01)
+    assert last.unix_ns == pytest.approx(station.time_ns(last.position) + DELAY_NS + 10_000_000, abs=1000)
+    # Round trip 20 ms, spread 35 ms, 100 ms of the receiver's own and 10 ms to the fastest frame, added as squares.
+    assert timeline.arrival_sigma_ns == pytest.approx(108.3e6, rel=0.002)
 
 
 def test_reconnect_without_trusted_time_is_counted_by_arrival() -> None:
