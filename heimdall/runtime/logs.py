@@ -28,7 +28,9 @@ def configure_logs(settings: LogSettings, service: str) -> None:
     renderer: structlog.typing.Processor = (
         structlog.processors.JSONRenderer()
         if settings.format == "json"
-        else structlog.processors.LogfmtRenderer(key_order=["timestamp", "level", "service", "event"])
+        else structlog.processors.LogfmtRenderer(
+            key_order=["timestamp", "level", "service", "event"], bool_as_flag=False
+        )
     )
     structlog.configure(
         processors=[

@@ -100,9 +100,7 @@ async def running_server(definition: ServiceDefinition, settings: Settings) -> A
     try:
         port = server.add_insecure_port(f"{settings.mesh.host}:{definition.port}")
     except RuntimeError as error:
-        raise OSError(
-            f"{definition.name}: can not listen on {settings.mesh.host}:{definition.port}; is the port in use?"
-        ) from error
+        raise OSError(f"can not listen on {settings.mesh.host}:{definition.port}; is the port in use?") from error
     async with definition.setup(ServerContext(server, settings, drain, health)):
         await server.start()
         await health.set(definition.full_name, health_pb2.HealthCheckResponse.SERVING)

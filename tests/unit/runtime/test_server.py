@@ -202,7 +202,7 @@ async def test_a_watch_that_is_held_open_does_not_delay_the_end() -> None:
 async def test_a_taken_port_is_an_error_that_names_it() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        with pytest.raises(OSError, match=f"dsp: can not listen on 127.0.0.1:{port}; is the port in use"):
+        with pytest.raises(OSError, match=f"can not listen on 127.0.0.1:{port}; is the port in use"):
             await _serve_once(port)
 
 

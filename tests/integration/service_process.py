@@ -1,0 +1,84 @@
+"""One service as a real process, as an operator runs it."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import sys
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+REPO_ROOT = Path(__file__).resolve().parents[2]
+FULL_NAMES = {
+    "coordinator": "heimdall.coordinator.v1.CoordinatorService",
+    "fetcher": "heimdall.fetcher.v1.FetcherService",
+    "dsp": "heimdall.dsp.v1.DspService",
+    "storage": "heimdall.storage.v1.StorageService",
+}
+START_S = 30.0
+
+
+@dataclass
+class ServiceProcess:
+    """A started service and what it said so far."""
+
+    process: asyncio.subprocess.Process
+    lines: list[str] = field(default_factory=list)
+
+    @property
+    def log(self) -> str:
+        """Everything on its standard error."""
+        return "\n".join(self.lines)
+
+    async def address(self) -> str:
+        """Waits until it listens and returns where."""
+        async with asyncio.timeout(START_S):
+            while True:
+                line = await self._line()
+                assert line is not None, f"the service ended before it listened:\n{self.log}"
+                if started := re.search(r"event=service_started .*address=(\S+)", line):
+                    return started[1]
+
+    async def ended(self) -> int:
+        """Waits until it has ended and returns its exit status."""
+        async with asyncio.timeout(START_S):
+            while await self._line() is not None:
+                continue
+            return await self.process.wait()
+
+    async def _line(self) -> str | None:
+        assert self.process.stderr is not None
+        raw = await self.process.stderr.readline()
+        if not raw:
+            return None
+        self.lines.append(raw.decode().rstrip())
+        return self.lines[-1]
+
+
+@asynccontextmanager
+async def service_process(name: str, folder: Path, variables: Mapping[str, str]) -> AsyncIterator[ServiceProcess]:
+    """Starts a service on a free port with its data in a folder; kills it at the end if it still runs."""
+    own = {
+        f"HEIMDALL_{name.upper()}_PORT": "0",
+        "HEIMDALL_STORAGE_DATA_DIR": str(folder / "data"),
+        "HEIMDALL_FETCHER_RECEIVERS_FILE": str(REPO_ROOT / "config" / "receivers.toml"),
+        "HEIMDALL_MESH_DRAIN_NOTICE_S": "0",
+    }
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-m",
+        f"{name}_svc",
+        cwd=REPO_ROOT,
+        env={**os.environ, **own, **variables},
+        stdin=asyncio.subprocess.DEVNULL,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    try:
+        yield ServiceProcess(process)
+    finally:
+        if process.returncode is None:
+            process.kill()
+        await process.wait()

@@ -1,0 +1,79 @@
+"""Services as processes: they say what they can not start with, and leave in good order."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import socket
+from pathlib import Path
+
+import grpc
+import pytest
+from grpc_health.v1 import health_pb2
+
+from tests.integration.service_process import FULL_NAMES, service_process
+
+_SERVICES = sorted(FULL_NAMES)
+_Status = health_pb2.HealthCheckResponse
+
+
+@pytest.mark.parametrize("name", _SERVICES)
+async def test_sigterm_turns_health_to_not_serving_for_a_while_and_ends_with_0(name: str, tmp_path: Path) -> None:
+    loop = asyncio.get_running_loop()
+    async with service_process(name, tmp_path, {"HEIMDALL_MESH_DRAIN_NOTICE_S": "0.5"}) as service:
+        address = await service.address()
+        async with grpc.aio.insecure_channel(address) as channel:
+            watch: grpc.aio.UnaryStreamMultiCallable[bytes, bytes] = channel.unary_stream(
+                "/grpc.health.v1.Health/Watch"
+            )
+            check: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary("/grpc.health.v1.Health/Check")
+            request = health_pb2.HealthCheckRequest(service=FULL_NAMES[name]).SerializeToString()
+            call = watch(request, timeout=60)
+            assert await _status(call) == _Status.SERVING
+            service.process.send_signal(signal.SIGTERM)
+            began_s = loop.time()
+            assert await _status(call) == _Status.NOT_SERVING
+            # While the notice lasts the service still answers, so that a balancer can learn of it.
+            assert _Status.FromString(await check(request, timeout=10)).status == _Status.NOT_SERVING
+            # The watch stays open until the service cuts it; that must not hold it up.
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                await call.read()
+            assert caught.value.code() == grpc.StatusCode.UNAVAILABLE
+        assert await service.ended() == 0, service.log
+        assert loop.time() - began_s >= 0.5
+        assert "event=service_stopped" in service.log
+        assert "drained=true" in service.log
+        assert "Traceback" not in service.log
+
+
+async def _status(call: grpc.aio.UnaryStreamCall[bytes, bytes]) -> int:
+    answer = await call.read()
+    assert isinstance(answer, bytes)
+    return _Status.FromString(answer).status
+
+
+@pytest.mark.parametrize("name", _SERVICES)
+async def test_a_taken_port_ends_a_service_with_2_and_one_line(name: str, tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        async with service_process(name, tmp_path, {f"HEIMDALL_{name.upper()}_PORT": port}) as service:
+            assert await service.ended() == 2
+    assert f"{name}: can not listen on 127.0.0.1:{port}; is the port in use?" in service.lines
+    assert "Traceback" not in service.log
+
+
+@pytest.mark.parametrize(
+    ("variables", "expected"),
+    [
+        ({"HEIMDALL_DSP_PORT": "7x"}, "environment HEIMDALL_DSP_PORT: dsp.port: Input should be a valid integer"),
+        ({"HEIMDALL_DSP_PROT": "7"}, "environment HEIMDALL_DSP_PROT: dsp.prot: no such key (value '7'); known here:"),
+        ({"HEIMDALL_CONFIG": "nowhere.toml"}, "nowhere.toml: no such file"),
+    ],
+)
+async def test_wrong_settings_end_a_service_with_2_and_say_what_is_wrong(
+    tmp_path: Path, variables: dict[str, str], expected: str
+) -> None:
+    async with service_process("dsp", tmp_path, variables) as service:
+        assert await service.ended() == 2
+    assert f"dsp: {expected}" in service.log
+    assert "Traceback" not in service.log
