@@ -37,6 +37,7 @@ DATATYPES: Final[Mapping[SampleFormat.ValueType, str]] = MappingProxyType(
 )
 """core:datatype of each sample format."""
 
+_RECORDER: Final = f"heimdall {metadata.version('heimdall-radio')}"
 _EXTENSIONS: Final[tuple[dict[str, object], ...]] = (
     {"name": "heimdall", "version": EXTENSION_VERSION, "optional": True},
 )
@@ -136,7 +137,7 @@ def _global(recording: Recording, contents: Contents) -> dict[str, Any]:
         "core:sample_rate": segment.sample_rate_hz if solution is None else solution.sample_rate_hz,
         "core:num_channels": 1,
         "core:sha512": recording.data_sha512,
-        "core:recorder": f"heimdall {metadata.version('heimdall-radio')}",
+        "core:recorder": _RECORDER,
         "core:hw": " ".join(part for part in (segment.driver, segment.server_version) if part),
         "core:description": f"{name} at {segment.center_frequency_hz:.12g} Hz, acquisition {recording.acquisition_id}",
         "core:collection": COLLECTION_NAME,
