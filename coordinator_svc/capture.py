@@ -172,6 +172,8 @@ class Capture:
         return None
 
     async def _deliver(self, event: IqEvent) -> None:
+        # From here on nothing is awaited: an event is taken by everybody or, if this is cancelled, by nobody.
+        await self._writer.wait_for_room()
         kind = event.WhichOneof("event")
         if kind == "segment":
             self._take_segment(event.segment)
@@ -184,7 +186,7 @@ class Capture:
             if not self._writer.started:
                 return
         self._measurer.offer(event)
-        await self._writer.put(event)
+        self._writer.put(event)
 
     def _take_segment(self, segment: Segment) -> None:
         first, self._segment = self._segment is None, segment
@@ -280,13 +282,13 @@ class Capture:
             return
         broken = cause is not None and is_transport_failure(cause)
         reason = GapReason.GAP_REASON_SERVICE_RESTART if broken else GapReason.GAP_REASON_EARLY_END
-        gap = Gap(first_lost_index=self._link.next_index, lost_sample_count=lost, reason=reason)
+        gap = Gap(first_lost_index=self._writer.end_index, lost_sample_count=lost, reason=reason)
         if cause is not None:
             gap.cause.CopyFrom(cause.to_detail())
         self._take_gap(gap)
         event = IqEvent(gap=gap)
         self._measurer.offer(event)
-        self._writer.append(event)
+        self._writer.put(event)
 
     async def _finish(self, final: End) -> bool:
         """Finishes recording and measurement side by side; returns whether both were done in time."""

@@ -28,7 +28,7 @@ class Outbox:
         """Makes an empty outbox.
 
         Args:
-            max_bytes: Size of the unacknowledged events from which put waits; one event may exceed it.
+            max_bytes: Size of the unacknowledged events from which there is no room; one event may exceed it.
         """
         self._max_bytes = max_bytes
         self._entries = deque[_Entry]()
@@ -46,13 +46,12 @@ class Outbox:
         self.acknowledged_sample_count = 0
         """Number of samples that are durable."""
 
-    async def put(self, event: IqEvent) -> None:
-        """Appends an event; waits while too much is unacknowledged."""
+    async def wait_for_room(self) -> None:
+        """Waits while too much is unacknowledged."""
         await self._room.wait()
-        self.append(event)
 
-    def append(self, event: IqEvent) -> None:
-        """Appends an event without waiting; for those without samples."""
+    def put(self, event: IqEvent) -> None:
+        """Appends an event; whoever has many waits for room before."""
         count = event.block.sample_count if event.HasField("block") else 0
         lost = event.gap.lost_sample_count if event.HasField("gap") else 0
         first, self.end_index = self.end_index, self.end_index + count + lost

@@ -41,6 +41,9 @@ _log = structlog.get_logger(__name__)
 REQUEST_NAMESPACE: Final = uuid.UUID("6f0e2b1c-2f6b-5c39-9d0a-5b8f6a4e7d13")
 """Namespace in which the UUIDv5 of a request_id is the acquisition_id. Never to be changed: repeats rest on it."""
 
+_RECOVERY_WAIT_S: Final = 2.0
+"""How long a request that comes right after the start is held until it can be accepted."""
+
 _SHUT_DOWN_S: Final = 3.0
 """Time to close what still runs when the process ends."""
 
@@ -65,7 +68,7 @@ class Registry:
         self._runs = dict[str, AcquisitionRun]()
         self._starting = dict[str, asyncio.Task[Acquisition]]()
         self._tasks = set[asyncio.Task[None]]()
-        self._recovered = False
+        self._recovered = asyncio.Event()
 
     def get(self, acquisition_id: str) -> AcquisitionRun | None:
         """Returns an acquisition that runs here now."""
@@ -74,7 +77,7 @@ class Registry:
     async def recover(self) -> None:
         """Settles what an earlier coordinator left unfinished; new acquisitions are refused until that is done."""
         await self._recovery.settle_all()
-        self._recovered = True
+        self._recovered.set()
 
     async def start(self, spec: AcquisitionSpec, request_id: str) -> Acquisition:
         """Accepts an acquisition, or returns the one that was started under this request_id.
@@ -150,11 +153,7 @@ class Registry:
 
     async def _check(self, spec: AcquisitionSpec) -> tuple[Plan, list[OwnedReceiver]]:
         limits = self._settings.coordinator
-        if not self._recovered:
-            raise HeimdallError(
-                ErrorReason.ERROR_REASON_SERVICE_UNAVAILABLE,
-                "the coordinator has just started and is still settling what was unfinished; repeat in a moment",
-            )
+        await self._wait_until_recovered()
         violations = check_spec(spec, limits, time.time_ns())
         known = await self._directory.lookup(spec.receiver_ids[: limits.max_receiver_count])
         unknown = check_known(spec.receiver_ids, known)
@@ -177,6 +176,16 @@ class Registry:
                 metadata={"limit": limits.max_acquisition_count},
             )
         return make_plan(spec, limits), receivers
+
+    async def _wait_until_recovered(self) -> None:
+        try:
+            async with asyncio.timeout(_RECOVERY_WAIT_S):
+                await self._recovered.wait()
+        except TimeoutError:
+            raise HeimdallError(
+                ErrorReason.ERROR_REASON_SERVICE_UNAVAILABLE,
+                "the coordinator has just started and still settles what was unfinished, or waits for storage to do so",
+            ) from None
 
     def _new(self, acquisition_id: str, spec: AcquisitionSpec, request_id: str, plan: Plan) -> Acquisition:
         acquisition = Acquisition(

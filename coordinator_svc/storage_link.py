@@ -53,7 +53,7 @@ class RecordingWriter:
             stub: The storage service.
             opening: Names the recording; the window and the epoch are filled in later.
             settings: Heartbeats and idle times.
-            max_unacknowledged_bytes: Size of unacknowledged events from which put waits.
+            max_unacknowledged_bytes: Size of unacknowledged events from which there is no room.
             on_progress: Called when more samples became durable.
             on_failure: Called once if the recording can not be written any more.
         """
@@ -85,6 +85,11 @@ class RecordingWriter:
         return self._task is not None
 
     @property
+    def end_index(self) -> int:
+        """Index after the last event that was taken."""
+        return self._outbox.end_index
+
+    @property
     def stored_sample_count(self) -> int:
         """Number of samples that storage made durable."""
         return self._outbox.acknowledged_sample_count
@@ -95,13 +100,13 @@ class RecordingWriter:
         self._opening.window_end_unix_ns = window_end_unix_ns
         self._task = asyncio.create_task(self._write())
 
-    async def put(self, event: IqEvent) -> None:
-        """Takes an event; waits while too much is unacknowledged. After a final failure events are dropped."""
-        await self._outbox.put(event)
+    async def wait_for_room(self) -> None:
+        """Waits while too much is unacknowledged."""
+        await self._outbox.wait_for_room()
 
-    def append(self, event: IqEvent) -> None:
-        """Takes an event without samples, and does not wait."""
-        self._outbox.append(event)
+    def put(self, event: IqEvent) -> None:
+        """Takes an event; whoever has many waits for room before. After a final failure events are dropped."""
+        self._outbox.put(event)
 
     async def finish(self, disposition: WriteRecordingRequest.Finish.Disposition.ValueType, ending: End) -> None:
         """Ends the recording once everything was sent and waits until storage confirms it.
