@@ -1,0 +1,71 @@
+from __future__ import annotations
+
+import os
+import signal
+
+import pytest
+
+from heimdall.local import free_ports
+from tests.e2e.live_mesh import COMMAND_TIMEOUT_S, LiveMesh, read_until_serving, wait_for
+
+_SERVICES = {"coordinator_svc", "fetcher_svc", "dsp_svc", "storage_svc"}
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_up_runs_four_processes_and_ends_them_all_on_a_signal(mesh_folder: LiveMesh, number: signal.Signals) -> None:
+    with mesh_folder.start("up") as process:
+        try:
+            read_until_serving(process)
+            assert set(mesh_folder.process_ids()) >= _SERVICES
+            process.send_signal(number)
+            _, log = process.communicate(timeout=COMMAND_TIMEOUT_S)
+        finally:
+            process.kill()
+    assert process.returncode == 0
+    assert mesh_folder.process_ids() == {}
+    assert log.count("event=service_stopped") == 4
+    assert "Traceback" not in log
+
+
+def test_no_service_outlives_an_up_that_is_killed(mesh_folder: LiveMesh) -> None:
+    with mesh_folder.start("up") as process:
+        read_until_serving(process)
+        process.kill()
+    assert wait_for(lambda: mesh_folder.process_ids() == {})
+
+
+def test_a_service_that_dies_is_started_again(mesh_folder: LiveMesh) -> None:
+    with mesh_folder.start("up") as process:
+        try:
+            read_until_serving(process)
+            first = mesh_folder.process_ids()["dsp_svc"]
+            os.kill(first, signal.SIGKILL)
+            assert wait_for(lambda: mesh_folder.process_ids().get("dsp_svc", first) != first)
+            assert wait_for(lambda: mesh_folder.run("health", "--service", "dsp").returncode == 0)
+            process.terminate()
+            _, log = process.communicate(timeout=COMMAND_TIMEOUT_S)
+        finally:
+            process.kill()
+    assert process.returncode == 0
+    assert "event=service_died process=dsp status=-9" in log
+
+
+def test_a_service_that_can_not_start_ends_all_with_its_own_words(mesh_folder: LiveMesh) -> None:
+    (mesh_folder.folder / "receivers.toml").write_text('[[receiver]]\nreceiver_id = "Torino"\n')
+    ran = mesh_folder.run("up")
+    assert ran.returncode == 1
+    assert "receiver 'Torino'" in ran.stderr
+    assert "error: fetcher ended with status 2" in ran.stderr
+    assert "Traceback" not in ran.stderr
+    assert mesh_folder.process_ids() == {}
+
+
+def test_port_base_moves_the_whole_mesh(mesh_folder: LiveMesh) -> None:
+    base = free_ports("127.0.0.1")["coordinator"]
+    with mesh_folder.start("up", "--port-base", str(base)) as process:
+        try:
+            lines = read_until_serving(process)
+        finally:
+            process.terminate()
+            process.communicate(timeout=COMMAND_TIMEOUT_S)
+    assert [line.split()[-1] for line in lines] == [f"127.0.0.1:{base + number}" for number in range(4)]
