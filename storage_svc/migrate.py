@@ -1,13 +1,16 @@
-"""Brings the database to the newest schema without starting the service."""
+"""Brings the database to the newest schema without starting the service: `python -m storage_svc.migrate`."""
 
 from __future__ import annotations
 
 import asyncio
+import sys
 from functools import partial
 from pathlib import Path
 from typing import Final
 
-from heimdall.runtime.settings import Settings, StorageSettings
+import click
+
+from heimdall.runtime.settings import Settings, SettingsError, StorageSettings, load_settings
 from storage_svc.measurements import sqlite_schema
 
 _DATABASE_NAME: Final = "heimdall.sqlite3"
@@ -33,3 +36,26 @@ async def migrate(settings: Settings) -> list[str]:
     make = partial(settings.storage.data_dir.mkdir, parents=True, exist_ok=True)
     await asyncio.to_thread(make)
     return await sqlite_schema.migrate(database_path(settings.storage))
+
+
+@click.command(name="migrate")
+@click.option("--config", type=click.Path(path_type=Path), help="The heimdall.toml to read.")
+def main(config: Path | None) -> None:
+    """Applies the migrations that the database lacks, and prints their names."""
+    try:
+        settings = load_settings(config)
+    except SettingsError as error:
+        click.echo(f"error: {error}", err=True)
+        sys.exit(2)
+    try:
+        applied = asyncio.run(migrate(settings))
+    except OSError as error:
+        click.echo(f"error: {error}", err=True)
+        sys.exit(1)
+    for name in applied:
+        click.echo(name)
+    click.echo(f"{database_path(settings.storage)} is at the newest schema", err=True)
+
+
+if __name__ == "__main__":
+    main()

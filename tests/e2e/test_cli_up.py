@@ -13,9 +13,11 @@ _SERVICES = {"coordinator_svc", "fetcher_svc", "dsp_svc", "storage_svc"}
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_up_runs_four_processes_and_ends_them_all_on_a_signal(mesh_folder: LiveMesh, number: signal.Signals) -> None:
-    with mesh_folder.start("up") as process:
+    base = free_ports("127.0.0.1")["coordinator"]
+    with mesh_folder.start("up", "--port-base", str(base)) as process:
         try:
-            read_until_serving(process)
+            lines = read_until_serving(process)
+            assert [line.split()[-1] for line in lines] == [f"127.0.0.1:{base + number}" for number in range(4)]
             assert set(mesh_folder.process_ids()) >= _SERVICES
             process.send_signal(number)
             _, log = process.communicate(timeout=COMMAND_TIMEOUT_S)
@@ -60,12 +62,18 @@ def test_a_service_that_can_not_start_ends_all_with_its_own_words(mesh_folder: L
     assert mesh_folder.process_ids() == {}
 
 
-def test_port_base_moves_the_whole_mesh(mesh_folder: LiveMesh) -> None:
-    base = free_ports("127.0.0.1")["coordinator"]
-    with mesh_folder.start("up", "--port-base", str(base)) as process:
+def test_migrate_makes_the_tables_once_and_serve_is_the_service_itself(mesh_folder: LiveMesh) -> None:
+    first = mesh_folder.run("migrate")
+    assert first.returncode == 0
+    assert first.stdout.splitlines()
+    again = mesh_folder.run("migrate")
+    assert (again.returncode, again.stdout) == (0, "")
+    with mesh_folder.start("serve", "storage") as process:
         try:
-            lines = read_until_serving(process)
+            assert wait_for(lambda: mesh_folder.run("health", "--service", "storage").returncode == 0)
+            assert mesh_folder.process_ids() == {"storage_svc": process.pid}
         finally:
             process.terminate()
-            process.communicate(timeout=COMMAND_TIMEOUT_S)
-    assert [line.split()[-1] for line in lines] == [f"127.0.0.1:{base + number}" for number in range(4)]
+            _, log = process.communicate(timeout=COMMAND_TIMEOUT_S)
+    assert process.returncode == 0
+    assert "event=service_stopped" in log
