@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import sys
 
@@ -54,6 +55,12 @@ def configure_logs(settings: LogSettings, service: str) -> None:
     root.setLevel(settings.level.upper())
     # The poller of grpc.aio reports every interrupted wait as an error of asyncio.
     logging.getLogger("asyncio").setLevel(logging.WARNING)
+    logging.getLogger("grpc._cython.cygrpc").addFilter(_is_no_cancellation)
+
+
+def _is_no_cancellation(record: logging.LogRecord) -> bool:
+    """Drops what gRPC reports of cancelled handlers: a caller left, or a probe watched to the end."""
+    return record.exc_info is None or not isinstance(record.exc_info[1], asyncio.CancelledError)
 
 
 def _add_service(service: str) -> structlog.typing.Processor:

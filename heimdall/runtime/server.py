@@ -144,3 +144,7 @@ async def run_until_signal(definition: ServiceDefinition, settings: Settings) ->
     async with running_server(definition, settings):
         await stop.wait()
         _log.info("service_stopping")
+    # Handlers of probes that watched until now are still being cancelled; ending the loop under them is loud.
+    unwinding = asyncio.all_tasks() - {asyncio.current_task()}
+    if unwinding:
+        await asyncio.wait(unwinding, timeout=_UNWIND_S)
