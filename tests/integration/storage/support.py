@@ -56,7 +56,7 @@ def storage_settings(folder: Path, mesh: dict[str, Any] | None = None, **values:
 @asynccontextmanager
 async def running_storage(settings: Settings) -> AsyncIterator[StorageServiceAsyncStub]:
     async with running_server(define(settings), settings) as address, open_channel("storage", address) as channel:
-        yield StorageServiceStub(channel)  # type: ignore[misc]  # the stub is generic over sync and async channels
+        yield StorageServiceStub(channel)
 
 
 def sample_bytes(first: int, count: int, seed: str = "a") -> bytes:

@@ -72,7 +72,7 @@ async def storage_process(
         drain = asyncio.create_task(process.stderr.read())
         try:
             async with open_channel("storage", f"127.0.0.1:{port}") as channel:
-                yield process, StorageServiceStub(channel)  # type: ignore[misc]  # generic over sync and async
+                yield process, StorageServiceStub(channel)
         finally:
             if process.returncode is None:
                 process.kill()

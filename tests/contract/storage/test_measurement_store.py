@@ -1,0 +1,223 @@
+"""What every database of measurements, recordings and acquisitions does."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from heimdall.common.v1.acquisition_pb2 import Acquisition
+from heimdall.common.v1.error_pb2 import ErrorReason
+from heimdall.common.v1.iq_pb2 import Segment, TimeSource
+from heimdall.common.v1.measurement_pb2 import Estimate, Measurement, MeasurementScope, Spectrum
+from heimdall.common.v1.recording_pb2 import Recording
+from heimdall.errors import HeimdallError
+from storage_svc.ids import RecordingKey
+from storage_svc.measurements import MeasurementStore, RowFilter
+from storage_svc.measurements.base import acquisition_cursor, measurement_cursor, recording_cursor
+
+SUMMARY = MeasurementScope.MEASUREMENT_SCOPE_SUMMARY
+WINDOW = MeasurementScope.MEASUREMENT_SCOPE_WINDOW
+T0_UNIX_NS = 1_700_000_000_123_456_789
+EVERYTHING = RowFilter()
+FLOAT32_THIRD = 0.3333333432674408
+"""The float nearest to 1/3, which a spectrum's bin can hold exactly."""
+
+
+def measurement(task: str = "task-1", receiver: str = "rx-1", **values: Any) -> Measurement:
+    made = Measurement(
+        acquisition_id=task,
+        receiver_id=receiver,
+        scope=SUMMARY,
+        first_sample_unix_ns=T0_UNIX_NS,
+        sample_count=60_000,
+        center_frequency_hz=77_500.0,
+        sample_rate_hz=12_000.25,
+        time_source=TimeSource.TIME_SOURCE_GNSS,
+    )
+    for name, value in values.items():
+        setattr(made, name, value)
+    return made
+
+
+def full_measurement() -> Measurement:
+    made = measurement(lost_sample_count=340, first_sample_index=7)
+    valid, limit, absent = (
+        Estimate.Validity.VALIDITY_VALID,
+        Estimate.Validity.VALIDITY_UPPER_LIMIT,
+        Estimate.Validity.VALIDITY_ABSENT,
+    )
+    made.power_dbfs.CopyFrom(Estimate(value=-23.25, sigma=0.01, validity=valid, method="mean-square"))
+    made.snr_db.CopyFrom(Estimate(value=-12.0, validity=limit, reason="BELOW_LIMIT", method="quantile-0.25"))
+    made.power_dbm.CopyFrom(Estimate(validity=absent, reason="NO_CALIBRATION"))
+    made.frequency_offset_hz.CopyFrom(Estimate(value=0.0, sigma=0.0, validity=valid, method="coherent"))
+    made.spectrum.CopyFrom(
+        Spectrum(first_bin_hz=-6000.0, bin_spacing_hz=187.5, power_dbfs_per_hz=[FLOAT32_THIRD, -100.5])
+    )
+    return made
+
+
+def recording(task: str = "task-1", receiver: str = "rx-1", **values: Any) -> Recording:
+    made = Recording(
+        acquisition_id=task,
+        receiver_id=receiver,
+        state=Recording.State.STATE_STORED,
+        complete=True,
+        segment=Segment(receiver_id=receiver, center_frequency_hz=77_500.0, sample_rate_hz=12_000.0),
+        window_start_unix_ns=T0_UNIX_NS,
+        window_end_unix_ns=T0_UNIX_NS + 5_000_000_000,
+        sample_count=60_000,
+        data_object_key=f"sessions/{task}/{receiver}.sigmf-data",
+    )
+    made.create_time.FromNanoseconds(T0_UNIX_NS)
+    for name, value in values.items():
+        setattr(made, name, value)
+    return made
+
+
+def acquisition(task: str = "task-1", revision: int = 1, **values: Any) -> Acquisition:
+    made = Acquisition(acquisition_id=task, revision=revision, state=Acquisition.State.STATE_ACCEPTED)
+    made.create_time.FromNanoseconds(T0_UNIX_NS)
+    made.spec.labels["b"] = "2"
+    made.spec.labels["a"] = "1"
+    for name, value in values.items():
+        setattr(made, name, value)
+    return made
+
+
+async def test_measurement_comes_back_as_it_was(rows: MeasurementStore) -> None:
+    made = full_measurement()
+    assert await rows.write_measurements([made]) == 1
+    assert await rows.query_measurements(SUMMARY, EVERYTHING, None, 10) == [made]
+    assert await rows.query_measurements(WINDOW, EVERYTHING, None, 10) == []
+
+
+async def test_first_measurement_wins(rows: MeasurementStore) -> None:
+    first = measurement(sample_count=1)
+    windows = [measurement(scope=WINDOW, first_sample_index=index) for index in (0, 12_000)]
+    assert await rows.write_measurements([first, *windows]) == 3
+    assert await rows.write_measurements([measurement(sample_count=2), *windows, measurement("task-2")]) == 1
+    assert await rows.query_measurements(SUMMARY, RowFilter(task_id="task-1"), None, 10) == [first]
+
+
+async def test_the_first_of_two_in_one_call_wins(rows: MeasurementStore) -> None:
+    assert await rows.write_measurements([measurement(sample_count=1), measurement(sample_count=2)]) == 1
+    (stored,) = await rows.query_measurements(SUMMARY, EVERYTHING, None, 10)
+    assert stored.sample_count == 1
+
+
+@pytest.mark.parametrize(
+    ("selected", "expected"),
+    [
+        (RowFilter(start_unix_ns=T0_UNIX_NS + 1), {"b", "c"}),
+        (RowFilter(end_unix_ns=T0_UNIX_NS + 1), {"a"}),
+        (RowFilter(start_unix_ns=T0_UNIX_NS + 1, end_unix_ns=T0_UNIX_NS + 2), {"b"}),
+        (RowFilter(min_frequency_hz=100_000.0), {"b", "c"}),
+        (RowFilter(min_frequency_hz=77_500.0, max_frequency_hz=100_000.0), {"a", "b"}),
+        (RowFilter(receiver_ids=("rx-1", "rx-3")), {"a", "c"}),
+        (RowFilter(task_id="b"), {"b"}),
+        (RowFilter(task_id="b", receiver_ids=("rx-1",)), set()),
+    ],
+)
+async def test_filters(rows: MeasurementStore, selected: RowFilter, expected: set[str]) -> None:
+    facts = [("a", "rx-1", 0, 77_500.0), ("b", "rx-2", 1, 100_000.0), ("c", "rx-3", 2, 7.1e6)]
+    for task, receiver, delay_ns, frequency_hz in facts:
+        made = measurement(task, receiver, first_sample_unix_ns=T0_UNIX_NS + delay_ns, center_frequency_hz=frequency_hz)
+        row = recording(task, receiver, window_start_unix_ns=T0_UNIX_NS + delay_ns)
+        row.segment.center_frequency_hz = frequency_hz
+        await rows.write_measurements([made])
+        await rows.put_recording(row)
+    found = await rows.query_measurements(SUMMARY, selected, None, 10)
+    assert {entry.acquisition_id for entry in found} == expected
+    listed = await rows.list_recordings(selected, None, 10)
+    assert {entry.acquisition_id for entry in listed} == expected
+
+
+async def test_pages_are_newest_first_and_stable_under_inserts(rows: MeasurementStore) -> None:
+    for number in range(7):
+        # Several share one time, so that the order among them has to be decided too.
+        moment = T0_UNIX_NS + number // 3
+        await rows.write_measurements([measurement(f"t{number}", first_sample_unix_ns=moment)])
+        await rows.put_recording(recording(f"t{number}", window_start_unix_ns=moment))
+        row = acquisition(f"t{number}")
+        row.create_time.FromNanoseconds(moment)
+        await rows.put_acquisition(row, 0)
+    expected = [f"t{number}" for number in (6, 5, 4, 3, 2, 1, 0)]
+    seen: dict[str, list[str]] = {"measurements": [], "recordings": [], "acquisitions": []}
+    m = r = a = None
+    for place in range(4):
+        measurements = await rows.query_measurements(SUMMARY, EVERYTHING, m, 2)
+        recordings = await rows.list_recordings(EVERYTHING, r, 2)
+        acquisitions = await rows.list_acquisitions([], a, 2)
+        seen["measurements"] += [entry.acquisition_id for entry in measurements]
+        seen["recordings"] += [entry.acquisition_id for entry in recordings]
+        seen["acquisitions"] += [entry.acquisition_id for entry in acquisitions]
+        m = measurement_cursor(measurements[-1])
+        r = recording_cursor(recordings[-1])
+        a = acquisition_cursor(acquisitions[-1])
+        newer = T0_UNIX_NS + 1_000_000_000 + place
+        await rows.write_measurements([measurement(f"n{place}", first_sample_unix_ns=newer)])
+        await rows.put_recording(recording(f"n{place}", window_start_unix_ns=newer))
+        later = acquisition(f"n{place}")
+        later.create_time.FromNanoseconds(newer)
+        await rows.put_acquisition(later, 0)
+    assert seen == {"measurements": expected, "recordings": expected, "acquisitions": expected}
+
+
+async def test_recording_is_replaced(rows: MeasurementStore) -> None:
+    key = RecordingKey("task-1", "rx-1")
+    assert await rows.get_recording(key) is None
+    await rows.put_recording(recording(state=Recording.State.STATE_WRITING))
+    await rows.put_recording(recording())
+    assert await rows.get_recording(key) == recording()
+    assert await rows.list_recordings(EVERYTHING, None, 10) == [recording()]
+
+
+async def test_acquisition_moves_from_revision_to_revision(rows: MeasurementStore) -> None:
+    assert await rows.get_acquisition("task-1") is None
+    await rows.put_acquisition(acquisition(), 0)
+    second = acquisition(revision=2, state=Acquisition.State.STATE_PREPARING)
+    await rows.put_acquisition(second, 1)
+    await rows.put_acquisition(second, 1)
+    assert await rows.get_acquisition("task-1") == second
+
+
+@pytest.mark.parametrize(("expected", "stored"), [(0, 2), (1, 2), (3, 2)])
+async def test_wrong_revision_is_a_conflict(rows: MeasurementStore, expected: int, stored: int) -> None:
+    await rows.put_acquisition(acquisition(revision=stored), 0)
+    with pytest.raises(HeimdallError) as caught:
+        await rows.put_acquisition(acquisition(revision=9), expected)
+    assert caught.value.reason == ErrorReason.ERROR_REASON_REVISION_CONFLICT
+    assert caught.value.metadata["stored_revision"] == str(stored)
+    assert await rows.get_acquisition("task-1") == acquisition(revision=stored)
+
+
+async def test_of_concurrent_writers_one_wins(rows: MeasurementStore) -> None:
+    await rows.put_acquisition(acquisition(), 0)
+    results = await asyncio.gather(
+        *(rows.put_acquisition(acquisition(revision=2, request_id=f"w{n}"), 1) for n in range(20)),
+        return_exceptions=True,
+    )
+    assert sum(result is None for result in results) == 1
+    conflicts = [result for result in results if isinstance(result, HeimdallError)]
+    assert len(conflicts) == 19
+
+
+async def test_acquisitions_by_state(rows: MeasurementStore) -> None:
+    await rows.put_acquisition(acquisition("a"), 0)
+    await rows.put_acquisition(acquisition("b", state=Acquisition.State.STATE_FAILED), 0)
+    await rows.put_acquisition(acquisition("c", state=Acquisition.State.STATE_SUCCEEDED), 0)
+    over = (Acquisition.State.STATE_FAILED, Acquisition.State.STATE_SUCCEEDED)
+    found = await rows.list_acquisitions(over, None, 10)
+    assert {entry.acquisition_id for entry in found} == {"b", "c"}
+
+
+async def test_concurrent_writes_are_all_stored(rows: MeasurementStore) -> None:
+    counts = await asyncio.gather(*(rows.write_measurements([measurement(f"t{n}")]) for n in range(60)))
+    assert counts == [1] * 60
+    assert len(await rows.query_measurements(SUMMARY, EVERYTHING, None, 100)) == 60
+
+
+async def test_ping(rows: MeasurementStore) -> None:
+    await rows.ping()

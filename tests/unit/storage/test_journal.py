@@ -1,0 +1,59 @@
+from __future__ import annotations
+
+import struct
+
+import pytest
+
+from storage_svc.spool import journal
+from storage_svc.spool.journal import RecordKind
+
+
+def crc32c(content: bytes) -> int:
+    """Castagnoli CRC bit by bit: polynomial 0x1EDC6F41 reflected, all ones in and out."""
+    value = 0xFFFFFFFF
+    for byte in content:
+        value ^= byte
+        for _ in range(8):
+            value = value >> 1 ^ (0x82F63B78 if value & 1 else 0)
+    return value ^ 0xFFFFFFFF
+
+
+def test_the_checksum_of_this_test_is_the_standard_one() -> None:
+    assert crc32c(b"123456789") == 0xE3069283
+
+
+def test_framing_is_as_documented() -> None:
+    payload = struct.pack("<q", -5) + b"opening"
+    expected = struct.pack("<II", len(payload), crc32c(b"\x01" + payload)) + b"\x01" + payload
+    assert journal.encode_open(-5, b"opening") == expected
+
+
+def test_records_come_back() -> None:
+    content = journal.encode_open(7, b"o") + journal.encode_event(9, b"e") + journal.encode_finish(b"rr", b"end")
+    records = list(journal.read_records(content))
+    assert [record.kind for record in records] == [RecordKind.OPEN, RecordKind.EVENT, RecordKind.FINISH]
+    assert journal.decode_open(records[0].payload) == (7, b"o")
+    assert journal.decode_event(records[1].payload) == (9, b"e")
+    assert journal.decode_finish(records[2].payload) == (b"rr", b"end")
+    assert records[-1].end_offset == len(content)
+
+
+def test_every_torn_tail_leaves_the_records_before_it() -> None:
+    first, second = journal.encode_open(7, b"opening"), journal.encode_event(9, b"event")
+    for length in range(len(second)):
+        records = list(journal.read_records(first + second[:length]))
+        assert [record.end_offset for record in records] == [len(first)]
+
+
+def test_every_flipped_bit_ends_the_good_part() -> None:
+    first, second = journal.encode_open(7, b"opening"), journal.encode_event(9, b"event")
+    for place in range(len(second) * 8):
+        damaged = bytearray(first + second + first)
+        damaged[len(first) + place // 8] ^= 1 << place % 8
+        records = list(journal.read_records(bytes(damaged)))
+        assert [record.end_offset for record in records] == [len(first)]
+
+
+@pytest.mark.parametrize("kind", [RecordKind.OPEN, RecordKind.EVENT, RecordKind.FINISH])
+def test_a_record_shorter_than_its_kind_is_not_read(kind: RecordKind) -> None:
+    assert list(journal.read_records(journal.encode(kind, b"x"))) == []
