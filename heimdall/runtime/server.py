@@ -103,7 +103,8 @@ async def running_server(definition: ServiceDefinition, settings: Settings) -> A
         raise OSError(f"can not listen on {settings.mesh.host}:{definition.port}; is the port in use?") from error
     async with definition.setup(ServerContext(server, settings, drain, health)):
         await server.start()
-        await health.set(definition.full_name, health_pb2.HealthCheckResponse.SERVING)
+        if definition.starts_ready:
+            await health.set(definition.full_name, health_pb2.HealthCheckResponse.SERVING)
         address = f"{settings.mesh.host}:{port}"
         _log.info("service_started", address=address)
         try:
