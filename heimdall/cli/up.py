@@ -46,7 +46,7 @@ async def _run(mesh: LocalMesh) -> None:
             except ProcessStartError as error:
                 raise CommandError(str(error)) from error
             except asyncio.CancelledError:
-                click.echo("stopping", err=True)
+                click.echo("stopping; running acquisitions are finished first, or cancelled in time", err=True)
 
 
 @contextmanager

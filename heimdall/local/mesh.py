@@ -109,7 +109,13 @@ class LocalMesh:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Ends every process, all at once; each drains."""
+        """Ends every process; each drains.
+
+        The coordinator goes first: the acquisitions that it finishes while draining need all the others.
+        """
+        coordinator = self._processes.get("coordinator")
+        if coordinator is not None:
+            await coordinator.stop(self._stop_timeout_s)
         await asyncio.gather(*(process.stop(self._stop_timeout_s) for process in self._processes.values()))
 
     def adopt(self, process: TiedProcess) -> None:

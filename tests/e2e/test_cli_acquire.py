@@ -3,6 +3,7 @@ from __future__ import annotations
 import hashlib
 import json
 import signal
+from datetime import UTC, datetime
 from pathlib import Path
 
 from google.protobuf import json_format
@@ -54,6 +55,26 @@ def test_a_complete_acquisition_exits_0_and_can_be_read_back_by_every_command(li
     measurement = json_format.Parse(summary.stdout, Measurement())
     assert measurement.scope == MeasurementScope.MEASUREMENT_SCOPE_SUMMARY
     assert measurement.sample_count == outcome.received_sample_count
+
+    start = acquisition.window_start_unix_ns // 10**9
+    shown = datetime.fromtimestamp(start, UTC).strftime("%Y-%m-%dT%H:%M:%S")
+    table = live_mesh.run("acquisitions", "list", "--limit", "1000").stdout
+    row = next(line for line in table.splitlines() if acquisition.acquisition_id in line)
+    assert row.split()[2:] == ["SUCCEEDED", "7.1", "MHz", "1", "s", "1", "1"]
+    table = live_mesh.run("recordings", "list", "--acquisition", acquisition.acquisition_id).stdout
+    row = table.splitlines()[1]
+    assert row.startswith(shown)
+    count = str(outcome.received_sample_count)
+    assert row.split()[2:8] == ["good", "STORED", "yes", count, "0", "0"]
+    table = live_mesh.run("measurements", "--acquisition", acquisition.acquisition_id, "--verbose").stdout
+    row = table.splitlines()[1]
+    assert row.startswith(shown)
+    assert row.split()[2:8] == ["good", "7.1", "MHz", f"{measurement.sample_rate_hz:.4f}", count, "0"]
+    assert row.endswith("GNSS")
+    windows = live_mesh.run("measurements", "--acquisition", acquisition.acquisition_id, "--windows", "--json").stdout
+    assert sum(json_format.Parse(line, Measurement()).sample_count for line in windows.splitlines()) <= int(count)
+    nothing = live_mesh.run("measurements", "--acquisition", acquisition.acquisition_id, "--until", "-1h", "--json")
+    assert (nothing.returncode, nothing.stdout) == (0, "")
 
     again_status, again = _acquire_json(
         live_mesh, "--duration", "1s", "--receiver", "good", "--request-id", "first", "--label", "band=40m"

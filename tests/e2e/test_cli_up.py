@@ -29,6 +29,24 @@ def test_up_runs_four_processes_and_ends_them_all_on_a_signal(mesh_folder: LiveM
     assert "Traceback" not in log
 
 
+def test_a_running_acquisition_is_finished_before_up_ends(mesh_folder: LiveMesh) -> None:
+    with mesh_folder.start("up") as up:
+        try:
+            read_until_serving(up)
+            with mesh_folder.start("acquire", "7100kHz", "--duration", "3s", "--receiver", "good") as acquire:
+                assert acquire.stderr is not None
+                while (line := acquire.stderr.readline()).strip() != "good: CAPTURING":
+                    assert line
+                up.terminate()
+                out, _ = acquire.communicate(timeout=COMMAND_TIMEOUT_S)
+            _, log = up.communicate(timeout=COMMAND_TIMEOUT_S)
+        finally:
+            up.kill()
+    assert acquire.returncode == 0, out
+    assert up.returncode == 0
+    assert log.count("drained=true") == 4
+
+
 def test_no_service_outlives_an_up_that_is_killed(mesh_folder: LiveMesh) -> None:
     with mesh_folder.start("up") as process:
         read_until_serving(process)
