@@ -53,7 +53,7 @@ def main() -> None:
                 build(name)
         subprocess.run(["go", "mod", "download"], cwd=Path(__file__).parent.parent / "tests" / "go", check=True)
     except FileNotFoundError as error:
-        sys.exit(f"go_tools: {error}; grpcurl and the Go stubs need Go 1.24 or newer on the PATH")
+        sys.exit(f"go_tools: {error}; grpcurl and the Go stubs need Go 1.25 or newer on the PATH")
     except subprocess.CalledProcessError as error:
         sys.exit(f"go_tools: {error}")
 
