@@ -119,6 +119,7 @@ class Cutter:
         self._losses: list[Loss] = []
         self._parts: list[tuple[Placed, int, int]] = []
         self._part_sample_count = 0
+        self._block_byte_count = 0
         self._complete = False
         self._received_count = 0
         self._lost_count = 0
@@ -149,9 +150,14 @@ class Cutter:
         return self._lost_count
 
     @property
-    def pending(self) -> bool:
-        """Whether samples wait for their block to fill."""
-        return bool(self._parts)
+    def end_unix_ns(self) -> int | None:
+        """End of the window in ns since 1970; None without one."""
+        return self._window.end_unix_ns
+
+    @property
+    def block_byte_count(self) -> int:
+        """Bytes of samples that make the next block full; before the first frame none are needed to look."""
+        return max(0, self._block_byte_count - self._part_sample_count * self._sample_byte_count)
 
     def push(self, piece: Placed | Loss | Described) -> list[Block | Gap | Segment]:
         """Takes the next piece of the axis; returns what is ready, in order."""
@@ -280,6 +286,7 @@ class Cutter:
 
     def _append(self, piece: Placed, first: int, end: int) -> list[Block | Gap | Segment]:
         limit = max(1, min(int(piece.rate_hz * MAX_BLOCK_S), MAX_BLOCK_BYTES // self._sample_byte_count))
+        self._block_byte_count = limit * self._sample_byte_count
         out: list[Block | Gap | Segment] = []
         count = end - first
         if self._part_sample_count + count > limit:

@@ -40,6 +40,8 @@ class Feed:
         self._ring_bytes = ring_bytes
         self._pieces: deque[Placed | Loss | Described] = deque()
         self._byte_count = 0
+        self._wanted_bytes: int | None = 0
+        self._wanted_end_ns: int | None = None
         self.wake = asyncio.Event()
         self.state = UpstreamState.WAITING
         self.described: Described | None = None
@@ -67,7 +69,18 @@ class Feed:
         self._byte_count += _size(piece)
         while self._byte_count > self._ring_bytes and len(self._pieces) > 1:
             self._drop_oldest()
-        self.wake.set()
+        if not isinstance(piece, Placed) or self._is_wanted(piece):
+            self.wake.set()
+
+    def want(self, byte_count: int | None, end_unix_ns: int | None) -> None:
+        """Says which frames the stream wants to be woken for; at first it is every one.
+
+        Args:
+            byte_count: Wakes when the next frame would exceed this many bytes; None: no frame wakes.
+            end_unix_ns: Wakes when this time, in ns since 1970, is reached; None: no time wakes.
+        """
+        self._wanted_bytes = byte_count
+        self._wanted_end_ns = end_unix_ns
 
     def take(self) -> Placed | Loss | Described | None:
         """Removes and returns the oldest piece; None if there is none."""
@@ -111,6 +124,12 @@ class Feed:
         notices = list(self._notices)
         self._notices.clear()
         return notices
+
+    def _is_wanted(self, piece: Placed) -> bool:
+        if self._wanted_bytes is not None and self._byte_count + _size(piece) > self._wanted_bytes:
+            return True
+        # By one ns early rather than late: both times are rounded.
+        return self._wanted_end_ns is not None and piece.time_at(piece.end) + 1 >= self._wanted_end_ns
 
     def _note(self, piece: Placed) -> None:
         if self.first is None:

@@ -19,8 +19,8 @@ from heimdall.common.v1.error_pb2 import ErrorReason
 from heimdall.errors import HeimdallError
 
 STATUS_INTERVAL_S: Final = 5.0
-FLUSH_INTERVAL_S: Final = 0.25
-"""Longest time that samples wait for their block to fill."""
+FLUSH_INTERVAL_S: Final = 0.5
+"""Longest time that samples wait for their block to fill; in a healthy stream it fills in half of that."""
 _DUE_MARGIN_NS: Final = 250_000_000
 """Lateness of a sample, beyond that of the last one that came, at which it counts as not coming."""
 _NS: Final = 1e9
@@ -161,15 +161,20 @@ class StreamSession:
                 for event in ending:
                     yield event
                 return
-            pending = self._cutter is not None and self._cutter.pending
-            woken = await self._wait(min(status_at, loop.time() + FLUSH_INTERVAL_S) if pending else status_at)
-            if not woken and self._cutter is not None:
-                for part in self._cutter.flush():
-                    yield part
+            if await self._wait(status_at) or self._cutter is None:
+                continue
+            # Nothing came for a while, so what waits for its block to fill goes out as it is.
+            for event in [*self._deliver(), *self._cutter.flush()]:
+                yield event
 
     async def _wait(self, until: float) -> bool:
         """Waits for news; returns whether some came, not the clock."""
         loop = asyncio.get_running_loop()
+        if self._cutter is not None:
+            until = min(until, loop.time() + FLUSH_INTERVAL_S)
+            self._feed.want(self._cutter.block_byte_count, self._cutter.end_unix_ns)
+        elif self._opened:
+            self._feed.want(None, None)
         try:
             async with asyncio.timeout_at(min(until, loop.time() + self._seconds_to_deadline())):
                 await self._feed.wake.wait()

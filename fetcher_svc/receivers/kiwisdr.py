@@ -178,9 +178,11 @@ class KiwiConnection:
         self._loop = asyncio.get_running_loop()
         self._frame_count = 0
         self._malformed_count = 0
-        self._notice_at: float | None = None
-        self._give_up_at = first_frame_deadline
-        self._keepalives = asyncio.create_task(self._keep_alive())
+        self._first_frame_deadline = first_frame_deadline
+        self._last_frame_at = self._loop.time()
+        self._notice: Notice | None = None
+        self._failure: HeimdallError | None = None
+        self._watch_task = asyncio.create_task(self._watch())
 
     @property
     def facts(self) -> Facts:
@@ -195,22 +197,26 @@ class KiwiConnection:
     async def read(self) -> Frame | Facts | Notice:
         """Returns the next frame, changed facts or a notice; a stream that falls silent for 3 s has stalled."""
         while True:
-            try:
-                async with asyncio.timeout_at(self._notice_at or self._give_up_at):
-                    message = await self._socket.receive()
-            except TimeoutError:
-                return self._silence()
+            if self._notice is not None:
+                notice, self._notice = self._notice, None
+                return notice
+            message = await self._socket.receive()
+            item: Frame | Facts | Notice | None
             if message.type is aiohttp.WSMsgType.BINARY and message.data[:3] == b"SND":
-                item: Frame | Facts | Notice | None = self._frame(message.data)
+                item = self._frame(message.data)
+            elif self._failure is not None and message.type in _CLOSED:
+                if self._notice is None:
+                    raise self._failure
+                item = None
             else:
                 item = self._other(message)
             if item is not None:
                 return item
 
     async def close(self) -> None:
-        """Ends the keepalives and the socket."""
-        self._keepalives.cancel()
-        await asyncio.gather(self._keepalives, return_exceptions=True)
+        """Ends the watch and the socket."""
+        self._watch_task.cancel()
+        await asyncio.gather(self._watch_task, return_exceptions=True)
         await self._socket.close()
 
     def _frame(self, data: bytes) -> Frame | Notice:
@@ -222,8 +228,7 @@ class KiwiConnection:
             return self._malformed(error)
         self._malformed_count = 0
         self._frame_count += 1
-        now = self._loop.time()
-        self._notice_at, self._give_up_at = now + STALL_NOTICE_S, now + STALL_LIMIT_S
+        self._last_frame_at = self._loop.time()
         stamp_ns, quality = self._stamp_rule.judge(raw.gps_second, raw.gps_nanosecond, raw.age_s, now_ns)
         if raw.sequence <= _LEADING_FRAME_COUNT:
             stamp_ns, quality = None, StampQuality.LEADING
@@ -278,33 +283,50 @@ class KiwiConnection:
             raise failure from error
         return Notice(failure)
 
-    def _silence(self) -> Notice:
+    async def _watch(self) -> None:
+        """Sends the keepalives, and ends a connection that fell silent; costs nothing a frame."""
+        keepalive_at, noticed_at = self._loop.time() + KEEPALIVE_INTERVAL_S, 0.0
+        while self._failure is None:
+            last_at = self._last_frame_at
+            notice_at, give_up_at = last_at + STALL_NOTICE_S, last_at + STALL_LIMIT_S
+            if self._frame_count == 0:
+                notice_at = give_up_at = self._first_frame_deadline
+            elif noticed_at == last_at:
+                notice_at = give_up_at
+            await asyncio.sleep(max(0.0, min(keepalive_at, notice_at) - self._loop.time()))
+            now = self._loop.time()
+            if now >= keepalive_at:
+                keepalive_at = now + KEEPALIVE_INTERVAL_S
+                await self._send_keepalive()
+            if self._last_frame_at != last_at or now < notice_at:
+                continue
+            if now >= give_up_at:
+                self._failure = self._silence_error(STALL_LIMIT_S)
+            else:
+                noticed_at = last_at
+                self._notice = Notice(self._silence_error(STALL_NOTICE_S))
+        # The reader waits in the socket; closing that wakes it.
+        await self._socket.close()
+
+    def _silence_error(self, silent_s: float) -> HeimdallError:
         if self._frame_count == 0:
-            raise HeimdallError(
+            return HeimdallError(
                 ErrorReason.ERROR_REASON_UPSTREAM_SETUP_TIMEOUT,
                 f"the station took all settings and sent no samples within {SETUP_LIMIT_S:g} s",
                 metadata={"limit_s": SETUP_LIMIT_S, "missing": "SND"},
             )
-        stalled_s = STALL_LIMIT_S if self._notice_at is None else STALL_NOTICE_S
-        failure = HeimdallError(
+        return HeimdallError(
             ErrorReason.ERROR_REASON_UPSTREAM_STALLED,
-            f"no samples came for {stalled_s:g} s",
-            metadata={"stalled_s": stalled_s},
+            f"no samples came for {silent_s:g} s",
+            metadata={"stalled_s": silent_s},
         )
-        if self._notice_at is None:
-            raise failure
-        self._notice_at = None
-        return Notice(failure)
 
-    async def _keep_alive(self) -> None:
-        while True:
-            await asyncio.sleep(KEEPALIVE_INTERVAL_S)
-            try:
-                await self._socket.send_str(wire.KEEPALIVE)
-            except ConnectionError as error:
-                # The reader of this socket sees the same loss and acts on it.
-                _log.debug("keepalive_failed", error=str(error))
-                return
+    async def _send_keepalive(self) -> None:
+        try:
+            await self._socket.send_str(wire.KEEPALIVE)
+        except ConnectionError as error:
+            # The reader of this socket sees the same loss and acts on it.
+            _log.debug("keepalive_failed", error=str(error))
 
 
 def _binary(message: aiohttp.WSMessage, socket: aiohttp.ClientWebSocketResponse) -> bytes:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import struct
+from contextlib import AsyncExitStack
 from pathlib import Path
 
 import pytest
@@ -50,20 +51,16 @@ def assert_equals_file(caught: Caught, path: Path, unix_shift_s: int) -> None:
 
 async def record(bench: Bench, names: list[str], frequency_hz: float, duration_s: float) -> dict[str, Caught]:
     """Records a common window from several receivers."""
-    streams = {name: bench.stream(name, tuning=Tuning(center_frequency_hz=frequency_hz)) for name in names}
-    opened = {name: await stream.__aenter__() for name, stream in streams.items()}
-    try:
-        segments = await asyncio.gather(*(next_of(stream, "segment") for stream in opened.values()))
-        start_ns = max(event.segment.available_from_unix_ns for event in segments)
-        for stream in opened.values():
+    async with AsyncExitStack() as stack:
+        tuning = Tuning(center_frequency_hz=frequency_hz)
+        streams = [await stack.enter_async_context(bench.stream(name, tuning=tuning)) for name in names]
+        segments = [event.segment for event in await asyncio.gather(*(next_of(s, "segment") for s in streams))]
+        start_ns = max(segment.available_from_unix_ns for segment in segments)
+        for stream in streams:
             await send_window(stream, start_ns, start_ns + round(duration_s * SECOND))
-        caught = await asyncio.gather(*(collect(stream) for stream in opened.values()))
-        for events, event in zip(caught, segments, strict=True):
-            events.segments.insert(0, event.segment)
-        return dict(zip(names, caught, strict=True))
-    finally:
-        for stream in streams.values():
-            await stream.__aexit__(None, None, None)
+        parts = (Caught(segments=[segment]) for segment in segments)
+        caught = await asyncio.gather(*(collect(*pair) for pair in zip(streams, parts, strict=True)))
+    return dict(zip(names, caught, strict=True))
 
 
 def unix_shift_s(simulator: Simulator) -> int:

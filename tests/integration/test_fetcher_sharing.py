@@ -173,8 +173,8 @@ async def test_silent_caller_is_dropped(tmp_path: Path) -> None:
             kinds = []
 
             async def listen() -> None:
-                while True:
-                    kinds.append((await call.read()).event.WhichOneof("event"))
+                while isinstance(answer := await call.read(), fetcher_pb2.StreamIqResponse):
+                    kinds.append(answer.event.WhichOneof("event"))
 
             with pytest.raises(grpc.aio.AioRpcError) as caught:
                 await listen()
