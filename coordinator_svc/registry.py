@@ -41,9 +41,6 @@ _log = structlog.get_logger(__name__)
 REQUEST_NAMESPACE: Final = uuid.UUID("6f0e2b1c-2f6b-5c39-9d0a-5b8f6a4e7d13")
 """Namespace in which the UUIDv5 of a request_id is the acquisition_id. Never to be changed: repeats rest on it."""
 
-_RECOVERY_WAIT_S: Final = 2.0
-"""How long a request that comes right after the start is held until it can be accepted."""
-
 _SHUT_DOWN_S: Final = 3.0
 """Time to close what still runs when the process ends."""
 
@@ -67,8 +64,9 @@ class Registry:
         self._recovery = Recovery(peers, settings.mesh)
         self._runs = dict[str, AcquisitionRun]()
         self._starting = dict[str, asyncio.Task[Acquisition]]()
+        self._settling = dict[str, asyncio.Task[None]]()
         self._tasks = set[asyncio.Task[None]]()
-        self._recovered = asyncio.Event()
+        self._recovered = False
 
     def get(self, acquisition_id: str) -> AcquisitionRun | None:
         """Returns an acquisition that runs here now."""
@@ -77,7 +75,7 @@ class Registry:
     async def recover(self) -> None:
         """Settles what an earlier coordinator left unfinished; new acquisitions are refused until that is done."""
         await self._recovery.settle_all()
-        self._recovered.set()
+        self._recovered = True
 
     async def start(self, spec: AcquisitionSpec, request_id: str) -> Acquisition:
         """Accepts an acquisition, or returns the one that was started under this request_id.
@@ -115,6 +113,8 @@ class Registry:
         await end(*self._tasks)
 
     async def _start(self, acquisition_id: str, spec: AcquisitionSpec, request_id: str) -> Acquisition:
+        if (settling := self._settling.get(acquisition_id)) is not None:
+            await end(settling)
         with ExitStack() as stack:
             stack.enter_context(self._drain.work())
             try:
@@ -131,7 +131,10 @@ class Registry:
             except HeimdallError as error:
                 if error.reason != ErrorReason.ERROR_REASON_REVISION_CONFLICT:
                     if is_transport_failure(error):
-                        self._own(self._recovery.settle_one(acquisition_id))
+                        # It may be stored all the same, and then nobody runs it.
+                        settling = self._own(self._recovery.settle_one(acquisition_id))
+                        self._settling[acquisition_id] = settling
+                        settling.add_done_callback(lambda _: self._settling.pop(acquisition_id, None))
                     raise
                 acquisition = _same(await self._peers.archive.get(acquisition_id), spec)
                 if acquisition.state in TERMINAL_STATES:
@@ -153,7 +156,11 @@ class Registry:
 
     async def _check(self, spec: AcquisitionSpec) -> tuple[Plan, list[OwnedReceiver]]:
         limits = self._settings.coordinator
-        await self._wait_until_recovered()
+        if not self._recovered:
+            raise HeimdallError(
+                ErrorReason.ERROR_REASON_SERVICE_UNAVAILABLE,
+                "the coordinator still settles what was unfinished when it started, or waits for storage to do so",
+            )
         violations = check_spec(spec, limits, time.time_ns())
         known = await self._directory.lookup(spec.receiver_ids[: limits.max_receiver_count])
         unknown = check_known(spec.receiver_ids, known)
@@ -176,16 +183,6 @@ class Registry:
                 metadata={"limit": limits.max_acquisition_count},
             )
         return make_plan(spec, limits), receivers
-
-    async def _wait_until_recovered(self) -> None:
-        try:
-            async with asyncio.timeout(_RECOVERY_WAIT_S):
-                await self._recovered.wait()
-        except TimeoutError:
-            raise HeimdallError(
-                ErrorReason.ERROR_REASON_SERVICE_UNAVAILABLE,
-                "the coordinator has just started and still settles what was unfinished, or waits for storage to do so",
-            ) from None
 
     def _new(self, acquisition_id: str, spec: AcquisitionSpec, request_id: str, plan: Plan) -> Acquisition:
         acquisition = Acquisition(
@@ -221,10 +218,11 @@ class Registry:
             finally:
                 del self._runs[run.acquisition_id]
 
-    def _own(self, job: Coroutine[Any, Any, None]) -> None:
+    def _own(self, job: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.create_task(job, context=contextvars.Context())
         self._tasks.add(task)
         task.add_done_callback(self._done)
+        return task
 
     def _done(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)

@@ -29,6 +29,7 @@ FULL_NAME: Final = coordinator_pb2.DESCRIPTOR.services_by_name["CoordinatorServi
 
 _MAX_WATCH_COUNT: Final = 256
 _CANCEL_WAIT_S: Final = 20.0
+_RECOVERY_WAIT_S: Final = 2.0
 
 _Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
 
@@ -171,6 +172,8 @@ async def _setup(context: ServerContext) -> AsyncIterator[None]:
 
         recovering = asyncio.create_task(recover())
         try:
+            # As a rule that takes milliseconds, and whoever finds the port open also finds the service ready.
+            await asyncio.wait({recovering}, timeout=_RECOVERY_WAIT_S)
             yield
         finally:
             await end(recovering)

@@ -385,6 +385,7 @@ class Peers:
     storage: ScriptedStorage
     dsp: ScriptedDsp
     client: HeimdallClient
+    address: str
     settings: Settings
     stacks: dict[str, AsyncExitStack]
 
@@ -392,10 +393,14 @@ class Peers:
         """Stops one of them."""
         await self.stacks.pop(name).aclose()
 
-    async def start_coordinator(self) -> None:
-        """Starts the coordinator again on the port it had."""
-        self.stacks["coordinator"] = AsyncExitStack()
-        await self.stacks["coordinator"].enter_async_context(running_server(define(self.settings), self.settings))
+    async def restart_coordinator(self) -> None:
+        """Runs the coordinator anew, on another port: channels of one process share their back-off from an address."""
+        if "coordinator" in self.stacks:
+            await self.stop("coordinator")
+        self.stacks["coordinator"] = stack = AsyncExitStack()
+        self.address = await stack.enter_async_context(running_server(define(self.settings), self.settings))
+        self.client = HeimdallClient(self.address, self.settings.mesh.storage_target)
+        await stack.enter_async_context(self.client)
 
 
 @asynccontextmanager
@@ -432,11 +437,8 @@ async def scripted_peers(
         )
         settings = settings.model_copy(update={"mesh": mesh_settings})
         address = await stacks["coordinator"].enter_async_context(running_server(define(settings), settings))
-        port = int(address.rpartition(":")[2])
-        section = settings.coordinator.model_copy(update={"port": port})
-        settings = settings.model_copy(update={"coordinator": section})
         async with HeimdallClient(address, targets["storage"]) as client:
-            yield Peers(fetcher, storage, dsp, client, settings, stacks)
+            yield Peers(fetcher, storage, dsp, client, address, settings, stacks)
     finally:
         for name in ("coordinator", "fetcher", "dsp", "storage"):
             if name in stacks:
