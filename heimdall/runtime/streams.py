@@ -133,8 +133,10 @@ class ClientStream(Generic[RequestT, ResponseT]):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._heartbeats.cancel()
-        await asyncio.gather(self._heartbeats, return_exceptions=True)
+        await asyncio.wait((self._heartbeats,))
         self._call.cancel()
+        if not self._heartbeats.cancelled():
+            self._heartbeats.result()
 
     async def send(self, request: RequestT) -> None:
         """Sends one message; waits while the peer's window is full.

@@ -50,11 +50,10 @@ class ScriptedDsp(DspServiceServicer):
     ) -> ComputeSpectrumResponse:
         return await self._unary(request, context)
 
-    async def Process(  # noqa: N802 (named by the contract)
+    def Process(  # noqa: N802 (named by the contract)
         self, requests: AsyncIterator[ProcessRequest], context: Context
     ) -> AsyncGenerator[ProcessResponse, None]:
-        async for response in self._streaming(requests, context):
-            yield response
+        return self._streaming(requests, context)
 
 
 @asynccontextmanager

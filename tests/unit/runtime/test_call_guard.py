@@ -199,7 +199,14 @@ async def test_a_handler_suspended_at_its_yield_is_closed_too() -> None:
         finally:
             closed.set()
 
-    async with serving(streaming=pour) as address, open_channel("dsp", address) as channel:
+    handlers = list[AsyncGenerator[ProcessResponse, None]]()
+
+    def keep(requests: AsyncIterator[ProcessRequest], context: Context) -> AsyncGenerator[ProcessResponse, None]:
+        # Referred to from here, the generator is not closed by the garbage collection.
+        handlers.append(pour(requests, context))
+        return handlers[-1]
+
+    async with serving(streaming=keep) as address, open_channel("dsp", address) as channel:
         call = DspServiceStub(channel).Process(timeout=_WAIT_S)
         await call.read()
         call.cancel()
