@@ -7,7 +7,7 @@ from enum import Enum
 from typing import Final
 
 from fetcher_svc.receivers.base import Facts
-from fetcher_svc.run_tracker import Loss, LossReason
+from fetcher_svc.run_tracker import Loss
 from fetcher_svc.timeline import Placed, TimeBase
 from heimdall.errors import HeimdallError
 
@@ -301,6 +301,3 @@ class Cutter:
                 out += self.flush()
             first = cut
         return out
-
-
-__all__ = ["Block", "Cutter", "Described", "Gap", "GapReason", "LossReason", "Resume", "Segment", "Stamp", "Window"]

@@ -8,8 +8,8 @@ from enum import Enum
 from typing import Final
 
 from fetcher_svc.cutter import Described
+from fetcher_svc.receivers.timefit import TimeFit
 from fetcher_svc.run_tracker import Loss, LossReason
-from fetcher_svc.timefit import TimeFit
 from fetcher_svc.timeline import Placed, Timeline
 from heimdall.errors import HeimdallError
 

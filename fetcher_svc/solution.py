@@ -9,7 +9,7 @@ from typing import Final
 
 from fetcher_svc.feed import Feed
 from fetcher_svc.gnss import StampQuality
-from fetcher_svc.timefit import CALIBRATION_SIGMA_NS, DRIFT_NS_PER_S, MIN_STAMP_COUNT, Fit
+from fetcher_svc.receivers.timefit import CALIBRATION_SIGMA_NS, DRIFT_NS_PER_S, MIN_STAMP_COUNT, Fit
 from fetcher_svc.timeline import Placed, TimeBase
 
 OLD_SOLUTION_S: Final = 60

@@ -293,7 +293,9 @@ class KiwiConnection:
                 notice_at = give_up_at = self._first_frame_deadline
             elif noticed_at == last_at:
                 notice_at = give_up_at
-            await asyncio.sleep(max(0.0, min(keepalive_at, notice_at) - self._loop.time()))
+            # Never longer than a notice takes: the first frame may come meanwhile and bring the deadline forward.
+            now = self._loop.time()
+            await asyncio.sleep(min(max(0.0, min(keepalive_at, notice_at) - now), STALL_NOTICE_S))
             now = self._loop.time()
             if now >= keepalive_at:
                 keepalive_at = now + KEEPALIVE_INTERVAL_S

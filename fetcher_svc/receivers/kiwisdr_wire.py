@@ -15,7 +15,6 @@ HEADER_BYTE_COUNT: Final = 20
 """Tag, flags, sequence, S-meter and the ten GNSS bytes of an IQ frame."""
 FRAME_SAMPLE_COUNT: Final = 512
 """Samples of an IQ frame, except on wideband firmware."""
-SEQUENCE_MODULUS: Final = 1 << 32
 
 FLAG_ADC_OVERFLOW: Final = 0x02
 FLAG_STEREO: Final = 0x08

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fetcher_svc.timefit import MAX_STAMP_COUNT, TimeFit
+from fetcher_svc.receivers.timefit import MAX_STAMP_COUNT, TimeFit
 
 START_NS = 1_700_000_000_000_000_000
 # From the README of the recordings: rate by GNSS, rms of the stamps about a 20 s line.
