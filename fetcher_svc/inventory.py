@@ -7,10 +7,10 @@ import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
+from urllib.parse import urlsplit
 
 from annotated_types import Ge, Gt, Le
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
-from yarl import URL
 
 from heimdall.runtime.settings import SettingsError
 
@@ -56,12 +56,15 @@ class ReceiverConfig(BaseModel):
     @classmethod
     def _plain_url(cls, value: str) -> str:
         try:
-            url = URL(value)
+            url = urlsplit(value)
+            port_is_usable = url.port != 0
         except ValueError as error:
             raise ValueError(f"is no URL ({error}); write http://host:port") from error
-        if url.scheme not in ("http", "https") or not url.host or url.path not in ("", "/") or url.query_string:
+        if url.scheme not in ("http", "https") or not url.hostname or not port_is_usable:
+            raise ValueError("must read http://host:port or https://host:port")
+        if url.path not in ("", "/") or url.query or url.fragment:
             raise ValueError("must read http://host:port or https://host:port, without path or query")
-        if url.user is not None or url.password is not None:
+        if url.username is not None or url.password is not None:
             raise ValueError("must not hold a user or password; use password_env or password_file")
         return value.rstrip("/")
 

@@ -60,6 +60,7 @@ def test_defaults(tmp_path: Path) -> None:
         ({"receiver_id": '"Torino!"'}, ["receiver_id", "[a-z0-9]", "'Torino!'"]),
         ({"driver": '"websdr"'}, ["driver", "'kiwisdr'", "'websdr'"]),
         ({"url": '"torino:8073"'}, ["url", "http://host:port", "'torino:8073'"]),
+        ({"url": '"http://a:99999"'}, ["url", "no URL", "http://host:port"]),
         ({"url": '"http://a:8073/x"'}, ["url", "without path"]),
         ({"url": '"http://u:secret@a:8073"'}, ["url", "password_env"]),
         ({"latitude_deg": "91"}, ["latitude_deg", "90", "91"]),
