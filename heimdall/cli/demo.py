@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
-import json
 import time
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -20,13 +19,14 @@ from heimdall.cli.status import ExitStatus
 from heimdall.cli.watch import ProgressLines, acquire_to_end, exit_status
 from heimdall.client import HeimdallClient
 from heimdall.common.v1.acquisition_pb2 import Acquisition, AcquisitionSpec
-from heimdall.local import LocalMesh, ProcessStartError, TiedProcess, free_ports, run_together
-from heimdall.local.receivers_file import with_urls
+from heimdall.local import SERVICE_NAMES, LocalMesh, ProcessStartError, TiedProcess, free_ports, run_together
+from heimdall.local.receivers_file import receiver_ids, with_urls
 
 _FREQUENCY_HZ = 145.5e6
 _LOG_FOLDER = "logs"
 _RECEIVERS_FILE = "receivers.toml"
 _READY_TIMEOUT_S = 20.0
+_SIMULATOR_HOST = "127.0.0.1"
 
 
 @click.command()
@@ -73,35 +73,28 @@ async def _run(folder: Path, duration: Duration) -> Acquisition:
         "HEIMDALL_FETCHER_RECEIVERS_FILE": str(folder / _RECEIVERS_FILE),
     }
     mesh = LocalMesh(settings, free_ports(settings.mesh.host), environment=environment, log_dir=folder / _LOG_FOLDER)
+    # Ports are chosen here, so that the fetcher need not wait for the simulator to tell its own.
+    receivers = shipped_file("receivers.toml").read_text(encoding="utf-8")
+    ports = free_ports(_SIMULATOR_HOST, receiver_ids(receivers))
+    urls = {name: f"http://{_SIMULATOR_HOST}:{port}" for name, port in ports.items()}
+    (folder / _RECEIVERS_FILE).write_text(with_urls(receivers, urls), encoding="utf-8")
     async with mesh:
-        receiver_ids: list[str] = []
-
-        async def start_receivers_and_their_fetcher() -> None:
-            simulator = await TiedProcess.start(
-                "simulator",
-                "simulator",
-                [str(shipped_file("demo.toml")), "--any-port"],
-                log_file=folder / _LOG_FOLDER / "simulator.log",
-                read_output=True,
-            )
-            mesh.adopt(simulator)
-            stations = json.loads(await simulator.read_line(_READY_TIMEOUT_S))["stations"]
-            receiver_ids.extend(stations)
-            urls = {name: f"http://{station['host']}:{station['port']}" for name, station in stations.items()}
-            await asyncio.to_thread(_write_receivers, folder / _RECEIVERS_FILE, urls)
-            # The DSP service could have started before; but its start is slow, and the simulator's is waited for.
-            await mesh.start("fetcher", "dsp")
-
         try:
-            await run_together(start_receivers_and_their_fetcher(), mesh.start("coordinator", "storage"))
+            await run_together(_start_simulator(mesh, folder, ports), mesh.start(*SERVICE_NAMES))
         except ProcessStartError as error:
             raise CommandError(str(error)) from error
-        spec = AcquisitionSpec(duration=duration, receiver_ids=receiver_ids)
+        spec = AcquisitionSpec(duration=duration, receiver_ids=list(ports))
         spec.tuning.center_frequency_hz = _FREQUENCY_HZ
         async with HeimdallClient(mesh.targets["coordinator"], mesh.targets["storage"]) as client:
             with ProgressLines() as progress:
                 return await acquire_to_end(client, spec, "", progress)
 
 
-def _write_receivers(path: Path, urls: dict[str, str]) -> None:
-    path.write_text(with_urls(shipped_file("receivers.toml").read_text(encoding="utf-8"), urls), encoding="utf-8")
+async def _start_simulator(mesh: LocalMesh, folder: Path, ports: Mapping[str, int]) -> None:
+    arguments = [str(shipped_file("demo.toml")), "--host", _SIMULATOR_HOST]
+    for name, port in ports.items():
+        arguments += ["--port", f"{name}={port}"]
+    log_file = folder / _LOG_FOLDER / "simulator.log"
+    simulator = await TiedProcess.start("simulator", "simulator", arguments, log_file=log_file, read_output=True)
+    mesh.adopt(simulator)
+    await simulator.read_line(_READY_TIMEOUT_S)

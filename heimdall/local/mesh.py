@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
@@ -39,13 +39,14 @@ def ports_from(base: int) -> dict[str, int]:
     return {name: base + number for number, name in enumerate(SERVICE_NAMES)}
 
 
-def free_ports(host: str) -> dict[str, int]:
-    """Returns a port for each service that nobody listened on a moment ago.
+def free_ports(host: str, names: Iterable[str] = SERVICE_NAMES) -> dict[str, int]:
+    """Returns a port for each name that nobody listened on a moment ago.
 
     Args:
-        host: Address that the services will listen on.
+        host: Address that will be listened on.
+        names: What the ports are for; default: the services.
     """
-    with_sockets = {name: socket.create_server((host, 0)) for name in SERVICE_NAMES}
+    with_sockets = {name: socket.create_server((host, 0)) for name in names}
     try:
         return {name: int(listener.getsockname()[1]) for name, listener in with_sockets.items()}
     finally:

@@ -7,6 +7,15 @@ import tomllib
 from collections.abc import Mapping
 
 
+def receiver_ids(document: str) -> list[str]:
+    """Returns the ids of the receivers of a receivers.toml, in its order.
+
+    Args:
+        document: Text of a receivers.toml.
+    """
+    return [str(entry["receiver_id"]) for entry in tomllib.loads(document).get("receiver", [])]
+
+
 def with_urls(document: str, urls: Mapping[str, str]) -> str:
     """Returns a receivers.toml that holds only the receivers with a new address.
 
