@@ -222,12 +222,10 @@ class FetcherLink:
 
     def _delay_before_retry_s(self, error: HeimdallError) -> float | None:
         """Returns the wait before the next call; None if there is no point in one."""
-        delay_s = self._backoff.next_delay_s()
-        if not is_transport_failure(error):
-            # What a receiver answers to the first call is final; after that its fetcher may still hold the old channel.
-            if self._segment is None or error.retry_delay_s is None:
-                return None
-            delay_s = max(delay_s, error.retry_delay_s)
+        delay_s = self._backoff.delay_after_s(error)
+        # What a receiver answers to the first call is final; after that its fetcher may still hold the old channel.
+        if delay_s is None or (self._segment is None and not is_transport_failure(error)):
+            return None
         if self._stopping.is_set():
             return None
         end_unix_ns = self._window.result().end_unix_ns if self._window.done() else self._order.give_up_unix_ns

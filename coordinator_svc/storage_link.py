@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 import time
 from types import TracebackType
-from typing import TYPE_CHECKING, Final, Self
+from typing import TYPE_CHECKING, Self
 
 import structlog
 
-from coordinator_svc.backoff import Backoff, is_transport_failure
+from coordinator_svc.backoff import Backoff
 from coordinator_svc.outbox import Outbox
 from coordinator_svc.tasks import end, run_together
 from coordinator_svc.window import Window
@@ -27,9 +27,6 @@ if TYPE_CHECKING:
     from heimdall.storage.v1.storage_pb2_grpc import StorageServiceAsyncStub
 
 _log = structlog.get_logger(__name__)
-
-_MAX_REFUSED_TRIES: Final = 3
-"""Tries in a row after which a failure that is not one of transport is taken for final."""
 
 _Stream = ClientStream[WriteRecordingRequest, WriteRecordingResponse]
 
@@ -130,7 +127,7 @@ class RecordingWriter:
             try:
                 await self._call()
             except HeimdallError as error:
-                delay_s = self._delay_before_retry_s(error)
+                delay_s = self._backoff.delay_after_s(error)
                 _log.warning(
                     "recording_stream_broken",
                     acquisition_id=self._opening.acquisition_id,
@@ -178,15 +175,6 @@ class RecordingWriter:
                 self.recording = answer.recording
         if self.recording is None:
             raise _closed_early()
-
-    def _delay_before_retry_s(self, error: HeimdallError) -> float | None:
-        """Returns the wait before the next call; None if there is no point in one."""
-        delay_s = self._backoff.next_delay_s()
-        if is_transport_failure(error):
-            return delay_s
-        if error.retry_delay_s is None or self._backoff.tries > _MAX_REFUSED_TRIES:
-            return None
-        return max(delay_s, error.retry_delay_s)
 
 
 async def close_abandoned(
