@@ -252,8 +252,9 @@ Global___StreamState: _TypeAlias = StreamState  # noqa: Y015
 
 @_typing.final
 class IqEvent(_message.Message):
-    """Carries one event of a stream of samples. Fetcher, DSP and storage use it unchanged. A segment opens every stream and one
-    end closes it. Index 0 is the first sample of the window; every block or gap starts where the one before it ended.
+    """Carries one event of a stream of samples. Fetcher, DSP and storage use it unchanged. A segment comes before the first block
+    or gap, though status and heartbeat may come before it, and one end closes the stream. Index 0 is the first sample of the
+    window; every block or gap starts where the one before it ended.
     """
 
     DESCRIPTOR: _descriptor.Descriptor

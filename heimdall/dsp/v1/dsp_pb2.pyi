@@ -137,7 +137,7 @@ class ComputeSpectrumRequest(_message.Message):
     zero_offset: _builtins.float
     """Value of I and Q that stands for zero, in the units of the samples. Default: the format's own, 0, 127.5 or 0."""
     sample_rate_hz: _builtins.float
-    """Sample rate in Hz, above 0."""
+    """Sample rate in Hz, 100 to 1e9."""
     bin_count: _builtins.int
     """Number of bins, a power of two from 64 to 16384. Default 1024."""
     passband_low_hz: _builtins.float

@@ -258,14 +258,16 @@ class StreamIqRequest(_message.Message):
 
     @_typing.final
     class Window(_message.Message):
-        """Sets the window in UTC sample time. Without one the stream delivers from the first sample on until stop."""
+        """Sets the window in UTC sample time. Until it comes samples are held in a bounded ring. A caller that sends stop or
+        half-closes without a window gets everything from the first sample on.
+        """
 
         DESCRIPTOR: _descriptor.Descriptor
 
         START_UNIX_NS_FIELD_NUMBER: _builtins.int
         END_UNIX_NS_FIELD_NUMBER: _builtins.int
         start_unix_ns: _builtins.int
-        """First instant, inclusive, in ns since 1970."""
+        """First instant, inclusive, in ns since 1970, at most a day from now. 0 means the first sample that is held."""
         end_unix_ns: _builtins.int
         """End, exclusive, in ns since 1970; after start. 0 means until stop."""
         def __init__(
