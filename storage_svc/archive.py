@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Final
 
 import structlog
@@ -140,10 +141,9 @@ class Archive:
 
     async def _store_pair(self, key: RecordingKey, recording: Recording) -> None:
         try:
-            journal = await self._spool.read_journal(key)
+            meta = await asyncio.to_thread(_build_meta, recording, self._spool.journal_path(key))
         except OSError as error:
             raise disk_failure(error, "read the journal") from error
-        meta = await asyncio.to_thread(_build_meta, recording, journal)
         await self._objects.put_file(recording.data_object_key, self._spool.samples_path(key))
         await self._objects.put_bytes(recording.meta_object_key, meta)
         recording.state = Recording.State.STATE_STORED
@@ -156,8 +156,8 @@ class Archive:
             await self.write_collection(acquisition_id)
 
 
-def _build_meta(recording: Recording, journal: bytes) -> bytes:
-    return sigmf.build_meta(recording, contents.from_journal(journal))
+def _build_meta(recording: Recording, journal: Path) -> bytes:
+    return sigmf.build_meta(recording, contents.read_journal(journal))
 
 
 def _key(recording: Recording) -> RecordingKey:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from heimdall.common.v1.acquisition_pb2 import AcquisitionSpec
 from heimdall.common.v1.error_pb2 import ErrorDetail
@@ -44,14 +45,17 @@ class Contents:
         return None
 
 
-def from_journal(content: bytes) -> Contents:
-    """Returns what the journal of a spooled recording vouches for.
+def read_journal(path: Path) -> Contents:
+    """Returns what the journal of a spooled recording vouches for. Blocks: runs in a thread.
 
     Args:
-        content: The journal, whose first record is an opening.
+        path: The journal, whose first record is an opening.
+
+    Raises:
+        OSError: If it can not be read.
     """
     contents = Contents()
-    for record in journal.read_records(content):
+    for record in journal.read_records(path.read_bytes()):
         if record.kind is RecordKind.OPEN:
             opening = WriteRecordingRequest.Open.FromString(journal.decode_open(record.payload)[1])
             if not contents.receiver.receiver_id:

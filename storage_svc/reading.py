@@ -70,7 +70,7 @@ class Reader:
         if self._recordings.snapshot(key) is None:
             return None
         try:
-            return await asyncio.to_thread(contents_of.from_journal, await self._spool.read_journal(key))
+            return await asyncio.to_thread(contents_of.read_journal, self._spool.journal_path(key))
         except FileNotFoundError:
             # It was settled at this moment.
             return None

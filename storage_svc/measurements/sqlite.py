@@ -102,8 +102,9 @@ class SqliteMeasurements:
 
         async def put(connection: aiosqlite.Connection) -> None:
             await connection.execute(self._queries["put_recording"], row)
-            await connection.execute(self._queries["mark_summary"], mark)
-            await connection.execute(self._queries["mark_window"], mark)
+            if recording.state != Recording.State.STATE_WRITING:
+                await connection.execute(self._queries["mark_summary"], mark)
+                await connection.execute(self._queries["mark_window"], mark)
 
         await self._writer.run(put)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -70,21 +70,23 @@ class SpoolFiles:
 
     def append(self, batch: Sequence[AcceptedEvent]) -> None:
         """Appends events, the samples before the records that vouch for them; durable when it returns."""
-        samples = b"".join(accepted.samples for accepted in batch)
-        if samples:
-            durable.write_at(self._samples, samples, self.samples_size_bytes)
-            os.fdatasync(self._samples)
-        records = [
-            journal.encode_event(google_crc32c.value(accepted.samples), accepted.event.SerializeToString())
-            for accepted in batch
-        ]
-        self._append_journal(b"".join(records))
-        self.samples_size_bytes += len(samples)
-        self.sha512.update(samples)
+        self._append_journal(self._append_samples(batch))
 
-    def write_finish(self, recording: Recording, end: End) -> None:
-        """Closes the journal; durable when it returns."""
-        self._append_journal(journal.encode_finish(recording.SerializeToString(), end.SerializeToString()))
+    def finish(self, batch: Sequence[AcceptedEvent], conclude: Callable[[str], tuple[Recording, End]]) -> Recording:
+        """Appends the last events and closes the journal; durable when it returns.
+
+        Args:
+            batch: The last events.
+            conclude: Returns the finished recording and its end, given the SHA-512 of all samples in hexadecimal.
+
+        Returns:
+            The finished recording.
+        """
+        records = self._append_samples(batch)
+        recording, end = conclude(self.sha512.hexdigest())
+        finish = journal.encode_finish(recording.SerializeToString(), end.SerializeToString())
+        self._append_journal(records + finish)
+        return recording
 
     def close(self) -> None:
         """Closes the files."""
@@ -110,6 +112,19 @@ class SpoolFiles:
             parts.append(part)
             size_bytes, offset = size_bytes - len(part), offset + len(part)
         return b"".join(parts)
+
+    def _append_samples(self, batch: Sequence[AcceptedEvent]) -> bytes:
+        """Makes the samples durable and returns the records that vouch for them."""
+        samples = b"".join(accepted.samples for accepted in batch)
+        if samples:
+            durable.write_at(self._samples, samples, self.samples_size_bytes)
+            os.fdatasync(self._samples)
+            self.samples_size_bytes += len(samples)
+            self.sha512.update(samples)
+        return b"".join(
+            journal.encode_event(google_crc32c.value(accepted.samples), accepted.event.SerializeToString())
+            for accepted in batch
+        )
 
     def _append_journal(self, content: bytes) -> None:
         durable.write_at(self._journal, content, self.journal_size_bytes)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from functools import partial
+from typing import Any, ParamSpec, TypeVar
 
 from heimdall.common.v1.error_pb2 import ErrorDetail, ErrorReason
 from heimdall.common.v1.iq_pb2 import End, EndReason, IqEvent, TimeSolution
@@ -19,6 +20,7 @@ from storage_svc.spool.files import AcceptedEvent, SpoolFiles
 from storage_svc.spool.progress import Progress
 from storage_svc.spool.room import SpoolRoom, disk_failure
 
+P = ParamSpec("P")
 T = TypeVar("T")
 
 _RECORD_OVERHEAD_BYTES = 16
@@ -35,6 +37,34 @@ class Verdict:
     """Why the recording is incomplete; None if it is complete."""
     discard: bool = False
     """Whether its samples are thrown away."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Events on their way to the disk."""
+
+    files: SpoolFiles
+    """Where they go."""
+    events: list[AcceptedEvent]
+    """The events."""
+    reached: Progress
+    """How far the recording is once they are durable."""
+
+
+def write_batches(batches: Sequence[Batch]) -> list[OSError | None]:
+    """Makes some batches durable, one after the other; runs in a thread.
+
+    Returns:
+        For each batch why it failed; None if it is durable.
+    """
+    outcomes: list[OSError | None] = []
+    for batch in batches:
+        try:
+            batch.files.append(batch.events)
+            outcomes.append(None)
+        except OSError as error:
+            outcomes.append(error)
+    return outcomes
 
 
 class SpooledRecording:
@@ -61,6 +91,8 @@ class SpooledRecording:
         self.durable = progress.copy()
         self.watcher: asyncio.Event | None = None
         """Set when the durable index moved or the disk failed."""
+        self.lock = asyncio.Lock()
+        """Held by whoever works on the files."""
         self.failure: HeimdallError | None = None
         """Why the files can not be used any more; they are recovered before the next writer."""
         self._open_unix_ns = open_unix_ns
@@ -72,9 +104,13 @@ class SpooledRecording:
         self._executor = executor
         self._sync_bytes = sync_bytes
         self._on_dirty = on_dirty
-        self._io = asyncio.Lock()
         self._jobs: set[asyncio.Task[Any]] = set()
         self._closed = False
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether the files take nothing more: finished, failed or stopping."""
+        return self._closed
 
     @property
     def accepted_index(self) -> int:
@@ -152,49 +188,60 @@ class SpooledRecording:
         """Makes durable what was accepted, if the disk allows, and closes the files."""
         await self._finish_even_if_cancelled(self._close())
 
+    def take_pending(self) -> Batch | None:
+        """Returns what waits to be written; None if nothing does. The caller holds the lock and calls `written`.
+
+        Raises:
+            HeimdallError: Why the files can not be written any more.
+        """
+        self._raise_failure()
+        if not self._pending:
+            return None
+        batch = Batch(self._files, self._pending, self._head.copy())
+        self._pending, self._pending_bytes = [], 0
+        return batch
+
+    def written(self, batch: Batch, error: OSError | None) -> HeimdallError | None:
+        """Takes note of what became of a batch; returns what a failure means to the writer."""
+        if error is not None:
+            return self._fail(error)
+        self.durable = batch.reached
+        self._notify()
+        return None
+
     def snapshot(self) -> Recording:
         """Returns the recording as it is on disk now, in state WRITING."""
         return self._describe(self.durable, Recording.State.STATE_WRITING)
 
     async def _commit(self) -> None:
-        async with self._io:
+        async with self.lock:
             await self._write_pending()
 
     async def _take_over(self, opening: WriteRecordingRequest.Open) -> None:
-        async with self._io:
+        async with self.lock:
             await self._write_pending()
-            await self._run("record the writer", self._files.write_open, time.time_ns(), opening)
+            try:
+                await self._run(self._files.write_open, time.time_ns(), opening)
+            except OSError as error:
+                raise self._fail(error) from error
             self.writer_epoch = opening.writer_epoch
 
     async def _finish(self, verdict: Verdict) -> Recording:
-        async with self._io:
-            await self._write_pending()
-            recording = self._describe(
-                self.durable,
-                Recording.State.STATE_DISCARDED if verdict.discard else Recording.State.STATE_SPOOLED,
-            )
-            recording.complete = verdict.cause is None
-            recording.finish_time.GetCurrentTime()
-            if verdict.cause is not None:
-                recording.incomplete_cause.CopyFrom(verdict.cause)
-            if verdict.discard:
-                recording.data_size_bytes = 0
-            elif recording.sample_count:
-                recording.data_object_key = self.key.data_object_key
-                recording.meta_object_key = self.key.meta_object_key
-                recording.data_sha512 = self._files.sha512.hexdigest()
-            end = verdict.end or self._lost_end(recording, verdict)
-            if end.HasField("time_solution"):
-                self.durable.time_solution = end.time_solution
-                recording.time_solution.CopyFrom(end.time_solution)
-                first_unix_ns, last_unix_ns = self.durable.sample_span_unix_ns
-                recording.first_sample_unix_ns, recording.last_sample_unix_ns = first_unix_ns, last_unix_ns
-            await self._run("close the journal", self._files.write_finish, recording, end)
+        async with self.lock:
+            batch = self.take_pending()
+            events = [] if batch is None else batch.events
+            conclude = partial(self._conclude, self._head.copy(), verdict)
+            try:
+                recording = await self._run(self._files.finish, events, conclude)
+            except OSError as error:
+                raise self._fail(error) from error
             self._close_files()
+            self.durable = self._head
+            self._notify()
             return recording
 
     async def _close(self) -> None:
-        async with self._io:
+        async with self.lock:
             if not self._closed and self.failure is None:
                 try:
                     await self._write_pending()
@@ -206,24 +253,21 @@ class SpooledRecording:
 
     async def _write_pending(self) -> None:
         """Writes what is pending; the caller holds the lock."""
-        self._raise_failure()
-        if not self._pending:
-            return
-        batch, self._pending, self._pending_bytes = self._pending, [], 0
-        reached = self._head.copy()
-        await self._run("write the samples", self._files.append, batch)
-        self.durable = reached
-        self._notify()
+        batch = self.take_pending()
+        if batch is not None:
+            failure = self.written(batch, (await self._run(write_batches, [batch]))[0])
+            if failure is not None:
+                raise failure
 
-    async def _run(self, what: str, work: Callable[..., None], *arguments: object) -> None:
-        try:
-            await asyncio.get_running_loop().run_in_executor(self._executor, work, *arguments)
-        except OSError as error:
-            # What is on disk now is known only to recovery, which reads it back before the next writer.
-            self.failure = disk_failure(error, what)
-            self._close_files()
-            self._notify()
-            raise self.failure from error
+    async def _run(self, work: Callable[P, T], *arguments: P.args, **options: P.kwargs) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._executor, partial(work, *arguments, **options))
+
+    def _fail(self, error: OSError) -> HeimdallError:
+        """Gives the files up: what is on disk now is known only to recovery, which runs before the next writer."""
+        self.failure = disk_failure(error, "write the recording")
+        self._close_files()
+        self._notify()
+        return self.failure
 
     async def _finish_even_if_cancelled(self, work: Coroutine[Any, Any, T]) -> T:
         """Lets work on the files run to its end in its own task: a thread can not be stopped half-way."""
@@ -257,6 +301,36 @@ class SpooledRecording:
                 metadata={"next_sample_index": self.durable.next_index},
             )
 
+    def _conclude(self, progress: Progress, verdict: Verdict, sha512: str) -> tuple[Recording, End]:
+        """Returns the finished recording and its end; runs in a thread, on a copy of the progress."""
+        end = End()
+        if verdict.end is not None:
+            end.CopyFrom(verdict.end)
+        else:
+            end.reason = EndReason.END_REASON_FAILED
+            end.end_sample_index = progress.next_index
+            end.received_sample_count = progress.sample_count
+            end.lost_sample_count = progress.lost_sample_count
+            if verdict.cause is not None:
+                end.error.CopyFrom(verdict.cause)
+            if progress.time_solution is not None:
+                end.time_solution.CopyFrom(progress.time_solution)
+        if end.HasField("time_solution"):
+            progress.time_solution = end.time_solution
+        states = Recording.State
+        recording = self._describe(progress, states.STATE_DISCARDED if verdict.discard else states.STATE_SPOOLED)
+        recording.complete = verdict.cause is None
+        recording.finish_time.GetCurrentTime()
+        if verdict.cause is not None:
+            recording.incomplete_cause.CopyFrom(verdict.cause)
+        if verdict.discard:
+            recording.data_size_bytes = 0
+        elif recording.sample_count:
+            recording.data_object_key = self.key.data_object_key
+            recording.meta_object_key = self.key.meta_object_key
+            recording.data_sha512 = sha512
+        return recording, end
+
     def _describe(self, progress: Progress, state: Recording.State.ValueType) -> Recording:
         first_unix_ns, last_unix_ns = progress.sample_span_unix_ns
         recording = Recording(
@@ -276,14 +350,3 @@ class SpooledRecording:
         )
         recording.create_time.FromNanoseconds(self._open_unix_ns)
         return recording
-
-    def _lost_end(self, recording: Recording, verdict: Verdict) -> End:
-        """Returns the end of a stream whose writer did not tell it."""
-        return End(
-            end_sample_index=self.durable.next_index,
-            reason=EndReason.END_REASON_FAILED,
-            error=verdict.cause,
-            time_solution=self.durable.time_solution,
-            received_sample_count=recording.sample_count,
-            lost_sample_count=recording.lost_sample_count,
-        )

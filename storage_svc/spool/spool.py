@@ -7,6 +7,7 @@ import functools
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Final, ParamSpec, TypeVar
 
@@ -18,13 +19,16 @@ from storage_svc.ids import RecordingKey
 from storage_svc.spool import files
 from storage_svc.spool.folders import SpoolFolders
 from storage_svc.spool.progress import Progress
-from storage_svc.spool.recording import SpooledRecording
+from storage_svc.spool.recording import Batch, SpooledRecording, write_batches
 from storage_svc.spool.room import SpoolRoom, disk_failure
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
 _log = structlog.get_logger(__name__)
+
+_COMMIT_TOGETHER: Final = 8
+"""Most recordings that one thread makes durable one after the other."""
 
 _THREAD_COUNT: Final = 4
 """Threads for disk work: they mostly wait for the disk, and one slow sync does not hold up the others."""
@@ -77,11 +81,8 @@ class Spool:
         Raises:
             OSError: If the disk fails.
         """
-        folder = self._folders.path(key)
         self.room.release(key)
-        if not await self._run(folder.is_dir):
-            return None
-        recovered = await self._run(files.recover, folder)
+        recovered = await self._run(self._recover, key)
         if recovered is None:
             return None
         if recovered.dropped_size_bytes:
@@ -107,8 +108,7 @@ class Spool:
         self.room.take(key, opening.ByteSize())
         open_unix_ns = time.time_ns()
         try:
-            folder = await self._run(self._folders.make, key)
-            created = await self._run(files.create, folder, open_unix_ns, opening)
+            created = await self._run(self._create, key, open_unix_ns, opening)
         except OSError as error:
             self.room.release(key)
             raise disk_failure(error, "make the spool files") from error
@@ -141,13 +141,9 @@ class Spool:
         """Returns where the samples of a spooled recording are."""
         return self._folders.path(key) / files.SAMPLES_NAME
 
-    async def read_journal(self, key: RecordingKey) -> bytes:
-        """Returns the journal of a spooled recording.
-
-        Raises:
-            OSError: If it can not be read.
-        """
-        return await self._run((self._folders.path(key) / files.JOURNAL_NAME).read_bytes)
+    def journal_path(self, key: RecordingKey) -> Path:
+        """Returns where the journal of a spooled recording is."""
+        return self._folders.path(key) / files.JOURNAL_NAME
 
     async def commit_steadily(self) -> None:
         """Makes accepted events durable every sync interval, for ever."""
@@ -155,9 +151,30 @@ class Spool:
             await self._any_dirty.wait()
             await asyncio.sleep(self._sync_interval_s)
             self._any_dirty.clear()
-            dirty, self._dirty = self._dirty, set()
-            # A failure is kept by its recording and told to its writer.
-            await asyncio.gather(*(recording.commit() for recording in dirty), return_exceptions=True)
+            dirty, self._dirty = list(self._dirty), set()
+            chunks = [dirty[place : place + _COMMIT_TOGETHER] for place in range(0, len(dirty), _COMMIT_TOGETHER)]
+            commits = [asyncio.create_task(self._commit_together(chunk)) for chunk in chunks]
+            # What a thread has begun it ends, and its outcome is noted, even if the service stops meanwhile.
+            await asyncio.shield(asyncio.gather(*commits))
+
+    async def _commit_together(self, recordings: list[SpooledRecording]) -> None:
+        """Commits several recordings in one thread: waking a thread costs more than a small write.
+
+        A failure is kept by its recording and told to its writer.
+        """
+        async with AsyncExitStack() as stack:
+            taken: list[tuple[SpooledRecording, Batch]] = []
+            for recording in recordings:
+                if recording.lock.locked():
+                    self._mark_dirty(recording)
+                    continue
+                await stack.enter_async_context(recording.lock)
+                batch = None if recording.is_closed else recording.take_pending()
+                if batch is not None:
+                    taken.append((recording, batch))
+            outcomes = await self._run(write_batches, [batch for _, batch in taken]) if taken else []
+            for (recording, batch), outcome in zip(taken, outcomes, strict=True):
+                recording.written(batch, outcome)
 
     async def close(self) -> None:
         """Makes durable what was accepted, closes all files and ends the threads."""
@@ -167,6 +184,13 @@ class Spool:
                 _log.warning("spool_close_failed", error=str(failure))
         self._open.clear()
         await asyncio.to_thread(self._executor.shutdown)
+
+    def _create(self, key: RecordingKey, open_unix_ns: int, opening: WriteRecordingRequest.Open) -> files.SpoolFiles:
+        return files.create(self._folders.make(key), open_unix_ns, opening)
+
+    def _recover(self, key: RecordingKey) -> files.RecoveredSpool | None:
+        folder = self._folders.path(key)
+        return files.recover(folder) if folder.is_dir() else None
 
     def _adopt(
         self,
