@@ -68,7 +68,7 @@ def read_journal(path: Path) -> Contents:
             event = IqEvent.FromString(journal.decode_event(record.payload)[1])
             if event.HasField("status"):
                 contents.notices.extend(event.status.notices)
-                if event.status.HasField("time_solution"):
+                if contents.events and event.status.HasField("time_solution"):
                     contents.time_solution = event.status.time_solution
             else:
                 contents.events.append(event)

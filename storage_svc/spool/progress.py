@@ -100,7 +100,6 @@ class Progress:
         if kind == "segment":
             self._check_segment(event.segment, receiver_id)
         elif kind == "status":
-            self._require_segment("status")
             if event.status.HasField("time_solution"):
                 self.check_time_solution(event.status.time_solution, "event.status.time_solution")
         elif kind == "block":
@@ -133,7 +132,8 @@ class Progress:
             self.next_index += event.gap.lost_sample_count
             self.lost_sample_count += event.gap.lost_sample_count
             self.gap_count += 1
-        elif kind == "status" and event.status.HasField("time_solution"):
+        elif kind == "status" and self.segment is not None and event.status.HasField("time_solution"):
+            # Before the segment there is no sample that a time could belong to.
             self.time_solution = event.status.time_solution
 
     def repeats_segment(self, segment: Segment) -> bool:

@@ -398,6 +398,15 @@ async def test_segment_change_starts_a_capture(tmp_path: Path) -> None:
     assert [capture["core:sample_start"] for capture in captures] == [0, BLOCK]
 
 
+async def test_status_may_come_before_the_segment(tmp_path: Path) -> None:
+    early = IqEvent(status=Status(time_solution=solution(1.0)))
+    early.status.notices.add(message="the password was accepted")
+    async with running_storage(storage_settings(tmp_path)) as stub:
+        recording = await write(stub, [early, segment(), block(0)], end_at(BLOCK))
+    assert not recording.HasField("time_solution")
+    assert recording.last_sample_unix_ns == time_ns(BLOCK - 1)
+
+
 async def test_unfinished_recording_is_listed_and_read(tmp_path: Path) -> None:
     async with running_storage(storage_settings(tmp_path)) as stub, Writer(stub) as writer:
         await writer.open()
