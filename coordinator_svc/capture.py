@@ -245,7 +245,10 @@ class Capture:
         if reason is not None and not (natural and finished) and reason not in self._failures:
             self._failures.insert(0, reason)
         if self._segment is None and self._last_notice is not None:
-            self._failures.append(from_detail(self._last_notice))
+            # What the receiver last said is the likely cause of its not being ready.
+            notice = from_detail(self._last_notice)
+            if all(notice.reason != failure.reason for failure in self._failures):
+                self._failures.append(notice)
 
     def _close(self, ending: End | None) -> End:
         """Returns the end of the recording; what the stream owes up to the window's end becomes a gap."""

@@ -99,8 +99,3 @@ class Report:
         for watcher in self._watchers:
             watcher.progress.set()
             watcher.state.set()
-
-
-def may_change(state: Acquisition.State.ValueType) -> bool:
-    """Returns whether an acquisition in this state still runs, or has to be settled."""
-    return state not in TERMINAL_STATES

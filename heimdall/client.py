@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Mapping, Sequence
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, aclosing
 from datetime import UTC, datetime, timedelta
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Self, TypeVar, cast
@@ -203,8 +203,9 @@ class HeimdallClient:
             HeimdallError: As start_acquisition and watch_acquisition.
         """
         started = await self.start_acquisition(spec, request_id)
-        async for snapshot in self.watch_acquisition(started.acquisition_id):
-            yield snapshot
+        async with aclosing(self.watch_acquisition(started.acquisition_id)) as snapshots:
+            async for snapshot in snapshots:
+                yield snapshot
 
     async def watch_acquisition(self, acquisition_id: str) -> AsyncGenerator[Acquisition, None]:
         """Watches an acquisition to its end.
