@@ -347,12 +347,13 @@ async def test_cancel_frees_the_receivers_and_keeps_what_came() -> None:
         before = time.monotonic()
         first, second = await asyncio.gather(
             peers.client.cancel_acquisition(started.acquisition_id),
-            peers.client.cancel_acquisition(started.acquisition_id, discard=True),
+            peers.client.cancel_acquisition(started.acquisition_id),
         )
         assert max(peers.fetcher.ended_s) - before < 1
         assert peers.fetcher.active_count == 0
         assert STATE(first.state) == "STATE_CANCELLED"
-        assert first == second == await peers.client.cancel_acquisition(started.acquisition_id)
+        # What has ended stays as it is.
+        assert first == second == await peers.client.cancel_acquisition(started.acquisition_id, discard=True)
         for outcome in first.outcomes:
             assert outcome.state == ReceiverOutcome.STATE_CANCELLED
             check_counts(outcome, expected=100, received=100, stored=100, gaps=0)
@@ -434,11 +435,22 @@ async def test_too_few_receivers_is_failed_though_samples_are_stored() -> None:
 
 
 async def test_blocks_before_the_window_are_refused() -> None:
-    async def hasty(call: Call) -> Responses:
-        yield call.segment()
-        yield IqEvent(block=Block(sample_count=1, samples=b"1234"))
+    refused = asyncio.Event()
 
-    async with scripted_peers({"a": [hasty], "b": [good]}) as peers:
+    async def hasty(call: Call) -> Responses:
+        try:
+            yield call.segment()
+            yield IqEvent(block=Block(sample_count=1, samples=b"1234"))
+            await call.stopped.wait()
+        finally:
+            refused.set()
+
+    async def patient(call: Call) -> Responses:
+        await refused.wait()
+        async for event in good(call):
+            yield event
+
+    async with scripted_peers({"a": [hasty], "b": [patient]}) as peers:
         final = await run(peers, spec("a", "b"))
         assert reasons(final.outcomes[0])[0] == "UNEXPECTED_MESSAGE"
         assert final.outcomes[1].state == ReceiverOutcome.STATE_SUCCEEDED
