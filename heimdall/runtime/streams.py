@@ -133,8 +133,8 @@ class ClientStream(Generic[RequestT, ResponseT]):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._heartbeats.cancel()
-        await asyncio.wait((self._heartbeats,))
         self._call.cancel()
+        await asyncio.wait((self._heartbeats,))
         if not self._heartbeats.cancelled():
             self._heartbeats.result()
 

@@ -7,7 +7,7 @@ import os
 import re
 import sys
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -82,3 +82,14 @@ async def service_process(name: str, folder: Path, variables: Mapping[str, str])
         if process.returncode is None:
             process.kill()
         await process.wait()
+
+
+@asynccontextmanager
+async def ready_process(name: str, folder: Path, variables: Mapping[str, str]) -> AsyncIterator[ServiceProcess]:
+    """Starts a service as above, and for the coordinator the storage without which it is not ready."""
+    async with AsyncExitStack() as stack:
+        peers = dict[str, str]()
+        if name == "coordinator":
+            storage = await stack.enter_async_context(service_process("storage", folder, {}))
+            peers["HEIMDALL_MESH_STORAGE_TARGET"] = await storage.address()
+        yield await stack.enter_async_context(service_process(name, folder, {**peers, **variables}))

@@ -13,7 +13,7 @@ import pytest
 
 from tests.integration.built_tools import built_tool
 from tests.integration.mesh import Mesh, running_mesh, station
-from tests.integration.service_process import FULL_NAMES, service_process
+from tests.integration.service_process import FULL_NAMES, ready_process
 
 _WAIT_S = 40.0
 _METHODS = {
@@ -109,7 +109,7 @@ async def test_health_checks_answer_for_every_name(grpcurl_path: Path, mesh: Mes
 @pytest.mark.parametrize("name", sorted(FULL_NAMES))
 async def test_a_health_watch_sees_the_service_go(grpcurl_path: Path, tmp_path: Path, name: str) -> None:
     variables = {"HEIMDALL_MESH_DRAIN_NOTICE_S": "0.5"}
-    async with service_process(name, tmp_path, variables) as service:
+    async with ready_process(name, tmp_path, variables) as service:
         request = json.dumps({"service": FULL_NAMES[name]})
         watch = await asyncio.create_subprocess_exec(
             grpcurl_path,

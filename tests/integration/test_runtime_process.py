@@ -11,7 +11,7 @@ import grpc
 import pytest
 from grpc_health.v1 import health_pb2
 
-from tests.integration.service_process import FULL_NAMES, service_process
+from tests.integration.service_process import FULL_NAMES, ready_process, service_process
 
 _SERVICES = sorted(FULL_NAMES)
 _Status = health_pb2.HealthCheckResponse
@@ -20,7 +20,7 @@ _Status = health_pb2.HealthCheckResponse
 @pytest.mark.parametrize("name", _SERVICES)
 async def test_sigterm_turns_health_to_not_serving_for_a_while_and_ends_with_0(name: str, tmp_path: Path) -> None:
     loop = asyncio.get_running_loop()
-    async with service_process(name, tmp_path, {"HEIMDALL_MESH_DRAIN_NOTICE_S": "0.5"}) as service:
+    async with ready_process(name, tmp_path, {"HEIMDALL_MESH_DRAIN_NOTICE_S": "0.5"}) as service:
         address = await service.address()
         async with grpc.aio.insecure_channel(address) as channel:
             watch: grpc.aio.UnaryStreamMultiCallable[bytes, bytes] = channel.unary_stream(
