@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -15,6 +14,7 @@ from heimdall.common.v1.acquisition_pb2 import AcquisitionSpec, MeasurementConfi
 from heimdall.common.v1.error_pb2 import ErrorReason
 from heimdall.common.v1.receiver_pb2 import GainMode, Receiver, Tuning
 from heimdall.errors import FieldViolation, HeimdallError, InvalidFieldsError
+from heimdall.ids import ID_PATTERN, is_id
 from heimdall.runtime.settings import CoordinatorSettings
 
 MIN_FREQUENCY_HZ: Final = 1e3
@@ -26,7 +26,6 @@ MAX_START_AGE_S: Final = 5.0
 MAX_START_LEAD_S: Final = 6 * 3600.0
 """How far in the future a window may start."""
 
-_ID: Final = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 _NS: Final = 1_000_000_000
 _MAX_REQUEST_ID_LENGTH: Final = 128
 _MAX_LABEL_COUNT: Final = 16
@@ -84,7 +83,7 @@ def check_known(receiver_ids: Sequence[str], known: Mapping[str, object]) -> lis
     return [
         FieldViolation(f"spec.receiver_ids[{index}]", f"no receiver is called {receiver_id!r}; known are: {names}")
         for index, receiver_id in enumerate(receiver_ids)
-        if receiver_id not in known and _ID.fullmatch(receiver_id)
+        if receiver_id not in known and is_id(receiver_id)
     ]
 
 
@@ -184,8 +183,8 @@ def _check_receiver_ids(receiver_ids: Sequence[str], max_count: int) -> list[Fie
     if len(receiver_ids) > max_count:
         found.append(FieldViolation(field, f"has {len(receiver_ids)} entries; at most {max_count} are possible"))
     for index, receiver_id in enumerate(receiver_ids[:max_count]):
-        if not _ID.fullmatch(receiver_id):
-            text = f"is {receiver_id[:80]!r}; an id matches {_ID.pattern}"
+        if not is_id(receiver_id):
+            text = f"is {receiver_id[:80]!r}; an id matches {ID_PATTERN}"
             found.append(FieldViolation(f"{field}[{index}]", text))
         elif receiver_id in seen:
             text = f"is {receiver_id!r} again, as [{seen[receiver_id]}] already; each receiver is named once"

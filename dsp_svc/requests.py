@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -16,11 +15,11 @@ from heimdall.common.v1 import acquisition_pb2, iq_pb2
 from heimdall.common.v1.error_pb2 import ErrorReason
 from heimdall.dsp.v1 import dsp_pb2
 from heimdall.errors import FieldViolation, HeimdallError, InvalidFieldsError
+from heimdall.ids import ID_PATTERN, is_id
 
 MAX_SAMPLES_BYTES: Final = 1024 * 1024
 """Most bytes of samples in one message."""
 
-_ID: Final = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 _DEFAULT_WINDOW_S: Final = 1.0
 _WINDOW_RANGE_S: Final = (0.1, 60.0)
 _BIN_COUNT_RANGE: Final = (64, 16_384)
@@ -101,8 +100,8 @@ def read_config(config: dsp_pb2.ProcessRequest.Config) -> StreamConfig:
     """
     wrong: list[FieldViolation] = []
     for name, value in (("acquisition_id", config.acquisition_id), ("receiver_id", config.receiver_id)):
-        if not _ID.fullmatch(value):
-            wrong.append(FieldViolation(f"config.{name}", f"{value!r} does not match {_ID.pattern}"))
+        if not is_id(value):
+            wrong.append(FieldViolation(f"config.{name}", f"{value!r} does not match {ID_PATTERN}"))
     window_s = _window_s(config.measurement, wrong)
     bin_count = config.measurement.spectrum_bin_count
     if bin_count != 0:

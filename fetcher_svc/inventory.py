@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 from annotated_types import Ge, Gt, Le
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from heimdall.ids import ID_PATTERN
 from heimdall.runtime.settings import SettingsError
 
 MAX_RECEIVER_COUNT = 1000
@@ -23,7 +24,7 @@ class ReceiverConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
-    receiver_id: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
+    receiver_id: Annotated[str, Field(pattern=f"^{ID_PATTERN}$")]
     """Short stable name; becomes part of object keys and table rows."""
     name: Annotated[str, Field(min_length=1, max_length=200)]
     """Name for people."""

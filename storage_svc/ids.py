@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import re
 from typing import Final, NamedTuple
 
 from heimdall.errors import FieldViolation
-
-_ID: Final = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
+from heimdall.ids import ID_PATTERN, is_id
 
 BUCKET: Final = "heimdall-raw-iq"
 """Bucket, or folder, that holds the objects."""
@@ -37,11 +35,6 @@ def collection_object_key(task_id: str) -> str:
     return f"sessions/{task_id}/session.sigmf-collection"
 
 
-def is_id(text: str) -> bool:
-    """Returns whether a text can be the id of an acquisition or receiver."""
-    return _ID.fullmatch(text) is not None
-
-
 def id_violations(**values: str) -> list[FieldViolation]:
     """Returns the ids among the given fields that are not well-formed.
 
@@ -49,7 +42,7 @@ def id_violations(**values: str) -> list[FieldViolation]:
         values: Field name and value; a double underscore in the name stands for a dot.
     """
     return [
-        FieldViolation(name.replace("__", "."), f"is {value!r}, must match {_ID.pattern}")
+        FieldViolation(name.replace("__", "."), f"is {value!r}, must match {ID_PATTERN}")
         for name, value in values.items()
         if not is_id(value)
     ]

@@ -6,8 +6,9 @@ import shutil
 import threading
 from pathlib import Path
 
+from heimdall.ids import is_id
 from storage_svc import durable
-from storage_svc.ids import RecordingKey, is_id
+from storage_svc.ids import RecordingKey
 
 
 class SpoolFolders:

@@ -17,7 +17,6 @@ _OURS = ("heimdall", *_SERVICE_PACKAGES, "simulator")
 
 _ARRAY_PLACES = (
     "fetcher_svc/receivers/",
-    "fetcher_svc/timefit.py",  # a line through a few hundred stamps, never samples
     "dsp_svc/estimate/",
     "storage_svc/sigmf.py",
     "simulator/",  # makes samples as real receivers do, and is no service
