@@ -187,7 +187,8 @@ class StreamSession:
         if described is None or available is None:
             raise ValueError("the receiver is not known yet")
         self._opened = True
-        return Opening(Segment(0, described), available.unix_ns)
+        resume = self._order.resume
+        return Opening(Segment(0 if resume is None else resume.sample_index, described), available.unix_ns)
 
     def _progress(self) -> Progress:
         last = self._feed.last

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from typing import Final
 
 import structlog
@@ -108,7 +109,7 @@ class Upstream:
         self._log.info("upstream_connected", attempt=self._attempt_count, server=connection.facts.server_version)
         try:
             self._check_format(connection.facts)
-            self._facts = connection.facts
+            self._take_facts(connection.facts)
             self._timeline.begin_run(connection.facts, connection.round_trip_s, cause)
             return await self._stream(connection)
         except HeimdallError as error:
@@ -128,7 +129,7 @@ class Upstream:
             if isinstance(item, Frame):
                 self._publish(self._timeline.push(item))
             elif isinstance(item, Facts):
-                self._facts = item
+                self._take_facts(item)
                 self._describe()
             elif isinstance(item, Notice):
                 self._log.warning("upstream_notice", reason=item.error.reason_name, message=item.error.message)
@@ -158,6 +159,11 @@ class Upstream:
         self._described = described
         for feed in self._feeds:
             feed.put(described)
+
+    def _take_facts(self, facts: Facts) -> None:
+        """Notes what the receiver does now; the announced rate stays that of the first connection."""
+        # Each connect announces the clock's latest estimate. To a consumer another rate is another format.
+        self._facts = facts if self._facts is None else replace(facts, sample_rate_hz=self._facts.sample_rate_hz)
 
     def _check_format(self, facts: Facts) -> None:
         """Refuses a reconnected receiver that became another one."""

@@ -150,6 +150,21 @@ async def test_dropped_connection_is_made_again(tmp_path: Path, kind: str, cause
     assert states[-1] == iq_pb2.STREAM_STATE_STREAMING
 
 
+async def test_station_whose_clock_drifted_meanwhile_is_no_other_format(tmp_path: Path) -> None:
+    # A KiwiSDR announces its rate anew at each connect, by its latest estimate of its own clock.
+    faults = [
+        Fault(kind="drop", after_frame=15, connection=1),
+        Fault(kind="wrong_rate", sample_rate_hz=RATE_HZ * (1 + 2e-6), connection=2),
+    ]
+    async with mesh(tmp_path, station(fault=faults)) as (_, bench):
+        caught = await bench.record(2.0)
+    caught.assert_whole()
+    assert [why for _, _, why in caught.gap_list()] == ["RECONNECT"]
+    assert caught.end.reason == iq_pb2.END_REASON_WINDOW_COMPLETE
+    # The announced rate of a stream never changes; what the clock really does is in the time solution.
+    assert {segment.sample_rate_hz for segment in caught.segments} == {round(RATE_HZ, 6)}
+
+
 async def test_stalled_connection_is_made_again(tmp_path: Path) -> None:
     spec = station(fault=[Fault(kind="stall", after_frame=12, connection=1)])
     async with mesh(tmp_path, spec) as (_, bench):
@@ -349,3 +364,5 @@ async def test_resumed_stream_goes_on_by_time(tmp_path: Path) -> None:
     assert caught.end.end_sample_index == pytest.approx(3 * RATE_HZ, abs=1)
     # The simulated sample clock runs on, so index 0 is the first sample of the first connection.
     assert assert_bit_exact(caught, sent) == sent[0].first_sample
+    # Its segment holds from where it goes on, like every other but the first of a recording.
+    assert caught.segments[0].first_sample_index == kept
