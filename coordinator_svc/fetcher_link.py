@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 
 _log = structlog.get_logger(__name__)
 
+RATE_CHANGE_LIMIT: Final = 1e-3
+"""Relative change of the announced rate that means another format; ppm are a receiver's newer estimate of its clock."""
+
 _AFTER_WINDOW_S: Final = 0.5
 """How long after the window's end a broken stream is still called again; later nothing of the window can come."""
 
@@ -182,19 +185,22 @@ class FetcherLink:
         if known is None:
             return True
         self._backoff.succeeded()
-        if (known.sample_rate_hz, known.sample_format) != (segment.sample_rate_hz, segment.sample_format):
+        change = abs(segment.sample_rate_hz / known.sample_rate_hz - 1)
+        if known.sample_format != segment.sample_format or change > RATE_CHANGE_LIMIT:
             raise HeimdallError(
                 ErrorReason.ERROR_REASON_UPSTREAM_FORMAT_CHANGED,
                 f"{self._order.receiver_id} came back with {segment.sample_rate_hz} Hz in format "
                 f"{segment.sample_format} after {known.sample_rate_hz} Hz in format {known.sample_format}",
                 metadata={"receiver_id": self._order.receiver_id, "sample_rate_hz": segment.sample_rate_hz},
             )
+        segment.sample_rate_hz = known.sample_rate_hz
         return _description(known) != _description(segment)
 
     def _take_block(self, block: Block) -> None:
         self._check_window("block")
         self._check_index("block.first_sample_index", block.first_sample_index)
-        if self._origin_unix_ns is None and self._segment is not None:
+        if self._segment is not None:
+            # Anew with each block: over a whole stream the announced rate errs by many samples, over one loss by few.
             before_ns = round(block.first_sample_index * NS / self._segment.sample_rate_hz)
             self._origin_unix_ns = block.first_sample_unix_ns - before_ns
         self.next_index += block.sample_count

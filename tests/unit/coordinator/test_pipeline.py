@@ -17,6 +17,7 @@ from heimdall.errors import HeimdallError, reason_name
 from heimdall.storage.v1.storage_pb2 import WriteRecordingRequest
 from tests.unit.coordinator.scripted import (
     BLOCK_COUNT,
+    RATE_HZ,
     Call,
     Peers,
     Responses,
@@ -203,6 +204,50 @@ async def test_a_broken_fetcher_stream_goes_on_where_it_broke() -> None:
         # The new stream said nothing new of the receiver, so storage is not told again.
         assert len(peers.storage.kept["a"].segments) == 1
         assert STATE(final.state) == "STATE_PARTIALLY_SUCCEEDED"
+
+
+async def test_a_resumed_stream_continues_from_its_last_block_whatever_the_clock_really_does() -> None:
+    drift = 100e-6  # by which the receiver is slower than it announces
+
+    async def breaking(call: Call) -> Responses:
+        yield call.segment()
+        for first in (0, 100, 200):
+            event = await call.block(first)
+            event.block.first_sample_unix_ns += round(first * drift * 10**9 / RATE_HZ)
+            yield event
+        raise failure(ErrorReason.ERROR_REASON_SERVICE_UNAVAILABLE)
+
+    async def resumed(call: Call) -> Responses:
+        # At its next connect the receiver announces a better estimate, and is still the same receiver.
+        yield call.segment(sample_rate_hz=RATE_HZ * (1 - drift), attenuation_db=10.0, first_sample_index=300)
+        window = await call.wait_for_window()
+        # So reckoned, the announced rate errs over the samples since the last block, not over all of them.
+        assert call.opening.resume_origin_unix_ns == window.start_unix_ns + round(200 * drift * 10**9 / RATE_HZ)
+        yield await call.block(300)
+        yield call.end(400)
+
+    async with scripted_peers({"a": [breaking, resumed]}) as peers:
+        final = await run(peers, spec("a"))
+        assert STATE(final.state) == "STATE_SUCCEEDED"
+        segments = peers.storage.kept["a"].segments
+        assert [segment.sample_rate_hz for segment in segments] == [RATE_HZ, RATE_HZ]
+        assert segments[1].attenuation_db == 10.0
+
+
+async def test_a_receiver_that_comes_back_with_another_rate_is_not_joined() -> None:
+    async def breaking(call: Call) -> Responses:
+        yield call.segment()
+        yield await call.block(0)
+        raise failure(ErrorReason.ERROR_REASON_SERVICE_UNAVAILABLE)
+
+    async def other(call: Call) -> Responses:
+        yield call.segment(sample_rate_hz=RATE_HZ * 1.01)
+        await call.stopped.wait()
+
+    async with scripted_peers({"a": [breaking, other]}) as peers:
+        final = await run(peers, spec("a"))
+        assert reasons(final.outcomes[0])[0] == "UPSTREAM_FORMAT_CHANGED"
+        check_counts(final.outcomes[0], expected=400, received=100, stored=100, gaps=1)
 
 
 async def test_a_fetcher_that_never_comes_back_leaves_a_gap_to_the_end() -> None:
