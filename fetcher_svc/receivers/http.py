@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from types import SimpleNamespace
 from typing import Final
 
@@ -24,6 +25,15 @@ def open_session() -> aiohttp.ClientSession:
         timeout=aiohttp.ClientTimeout(total=None, sock_connect=None),
         connector=aiohttp.TCPConnector(limit=0, force_close=True),
     )
+
+
+def cause_of(error: Exception) -> str:
+    """Returns why a request failed as the operating system puts it; the library's own text names TLS without need."""
+    if not isinstance(error, aiohttp.ClientConnectorError):
+        return str(error)
+    number = error.os_error.errno
+    # Failures of the resolver have negative numbers and a text of their own; several failures together have none.
+    return os.strerror(number) if number is not None and number > 0 else error.os_error.strerror or str(error.os_error)
 
 
 async def _count_redirect(

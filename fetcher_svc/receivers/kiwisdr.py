@@ -17,7 +17,7 @@ from fetcher_svc.inventory import ReceiverConfig
 from fetcher_svc.receivers import kiwisdr_wire as wire
 from fetcher_svc.receivers.base import Facts, Frame, Notice, Probe, Tuning
 from fetcher_svc.receivers.checks import check_tuning
-from fetcher_svc.receivers.http import MAX_REDIRECT_COUNT
+from fetcher_svc.receivers.http import MAX_REDIRECT_COUNT, cause_of
 from fetcher_svc.receivers.kiwisdr_refusals import find_refusal
 from fetcher_svc.receivers.kiwisdr_setup import RedirectError, Setup
 from fetcher_svc.receivers.kiwisdr_status import read_status
@@ -140,8 +140,8 @@ class KiwiReceiver:
         except (aiohttp.ClientError, OSError) as error:
             raise HeimdallError(
                 ErrorReason.ERROR_REASON_UPSTREAM_UNREACHABLE,
-                f"{base} can not be reached: {error}",
-                metadata={"url": base, "error": str(error)},
+                f"{base} can not be reached: {cause_of(error)}",
+                metadata={"url": base, "error": cause_of(error)},
             ) from error
 
 

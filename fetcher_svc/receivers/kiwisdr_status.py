@@ -9,6 +9,7 @@ import aiohttp
 
 from fetcher_svc.receivers import kiwisdr_wire as wire
 from fetcher_svc.receivers.base import Probe
+from fetcher_svc.receivers.http import cause_of
 from heimdall.common.v1.error_pb2 import ErrorReason
 from heimdall.errors import HeimdallError
 
@@ -42,7 +43,7 @@ async def read_status(session: aiohttp.ClientSession, base_url: str) -> Probe:
     except TimeoutError:
         raise _unreachable(base_url, f"no answer within {STATUS_LIMIT_S:g} s") from None
     except (aiohttp.ClientError, OSError) as error:
-        raise _unreachable(base_url, str(error)) from error
+        raise _unreachable(base_url, cause_of(error)) from error
     if status == 404:
         raise HeimdallError(
             ErrorReason.ERROR_REASON_UPSTREAM_NOT_FOUND,

@@ -247,6 +247,17 @@ async def test_give_up_time_ends_the_wait(tmp_path: Path) -> None:
     assert probe.receiver.last_error.reason == reason("UPSTREAM_UNREACHABLE")
 
 
+async def test_an_unreachable_station_is_told_in_plain_words(tmp_path: Path) -> None:
+    async with mesh(tmp_path, station(fault=[Fault(kind="port_closed")])) as (simulator, bench):
+        url = simulator.stations["a"].url
+        with pytest.raises(HeimdallError) as caught:
+            await bench.record()
+        probe = await bench.stub.ProbeReceiver(fetcher_pb2.ProbeReceiverRequest(receiver_id="a"))
+    # The operating system's own text of ECONNREFUSED, and nothing of TLS, which is not in use.
+    assert caught.value.message == f"{url} can not be reached: Connection refused"
+    assert probe.receiver.last_error.message == f"{url}/status does not answer: Connection refused"
+
+
 async def test_probe_tells_how_a_station_is(tmp_path: Path) -> None:
     async with mesh(tmp_path, station(gnss="off", rx_chans=3)) as (simulator, bench):
         probe = await bench.stub.ProbeReceiver(fetcher_pb2.ProbeReceiverRequest(receiver_id="a"))
