@@ -66,13 +66,18 @@ async def _setup(context: ServerContext) -> AsyncIterator[None]:
             reader = Reader(spool, recordings, objects, rows)
             servicer = StorageService(recordings, reader, archive, objects, rows, context.settings.mesh)
             add_StorageServiceServicer_to_server(servicer, context.server)
-            async with _running(
-                spool.commit_steadily(),
-                recordings.finish_abandoned(),
-                archive.retry_steadily(),
-                watch_backends(context.health, FULL_NAME, {"objects": objects.ping, "measurements": rows.ping}, spool),
-            ):
-                yield
+            try:
+                async with _running(
+                    spool.commit_steadily(),
+                    recordings.finish_abandoned(),
+                    archive.retry_steadily(),
+                    watch_backends(
+                        context.health, FULL_NAME, {"objects": objects.ping, "measurements": rows.ping}, spool
+                    ),
+                ):
+                    yield
+            finally:
+                await recordings.close()
         finally:
             await spool.close()
             await rows.close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import time
 from weakref import WeakValueDictionary
 
@@ -65,7 +66,8 @@ class RecordingWriter:
         if self.failure is not None:
             raise self.failure
         if self.finished is not None or self.spooled is None:
-            if event.HasField("heartbeat"):
+            if event.WhichOneof("event") in ("heartbeat", "status"):
+                # A writer that did not hear of the finish repeats a last status: no acknowledgement vouched for it.
                 return
             raise _finished(self.key, self.durable_index)
         await self.spooled.accept(event)
@@ -102,6 +104,7 @@ class Recordings:
         self._deadlines_s: dict[RecordingKey, float] = {}
         self._deadlines_changed = asyncio.Event()
         self._locks: WeakValueDictionary[RecordingKey, asyncio.Lock] = WeakValueDictionary()
+        self._finishes: set[asyncio.Task[Recording]] = set()
 
     async def start(self) -> None:
         """Recovers what is on disk: finished recordings are settled, the others wait for their writers.
@@ -147,7 +150,7 @@ class Recordings:
             return writer
 
     async def finish(self, writer: RecordingWriter, request: WriteRecordingRequest.Finish) -> Recording:
-        """Finishes the recording for its writer.
+        """Finishes the recording for its writer, and goes on with it if the writer does not wait for the answer.
 
         A repeat, with the same end, returns the finished recording.
 
@@ -155,6 +158,16 @@ class Recordings:
             HeimdallError: INDEX_MISMATCH if the end is not what was written, RECORDING_FINISHED if it was finished
                 otherwise, WRITER_SUPERSEDED, or the disk's failure.
         """
+        job = asyncio.create_task(self._finish_for(writer, request), context=contextvars.Context())
+        self._finishes.add(job)
+        job.add_done_callback(self._finish_done)
+        return await asyncio.shield(job)
+
+    async def close(self) -> None:
+        """Waits for the recordings that are being finished."""
+        await asyncio.gather(*self._finishes, return_exceptions=True)
+
+    async def _finish_for(self, writer: RecordingWriter, request: WriteRecordingRequest.Finish) -> Recording:
         discard = request.disposition == WriteRecordingRequest.Finish.Disposition.DISPOSITION_DISCARD
         async with self._lock(writer.key):
             if writer.failure is not None:
@@ -178,6 +191,9 @@ class Recordings:
         try:
             await writer.spooled.commit()
         except HeimdallError as error:
+            if writer.spooled.failure is None:
+                # It was finished meanwhile.
+                return
             _log.warning(
                 "recording_not_committed",
                 task_id=writer.key.task_id,
@@ -234,7 +250,14 @@ class Recordings:
         recording = await spooled.finish(verdict)
         self._spool.forget(spooled.key)
         self._writers.pop(spooled.key, None)
+        self._deadlines_s.pop(spooled.key, None)
         return await self._archive.settle(recording)
+
+    def _finish_done(self, job: asyncio.Task[Recording]) -> None:
+        self._finishes.discard(job)
+        # A writer that went away reads no failure; the recording then waits for its next writer, or for its deadline.
+        if not job.cancelled() and not isinstance(error := job.exception(), HeimdallError | None):
+            _log.error("recording_finish_crashed", exc_info=error)
 
     async def _find(self, key: RecordingKey) -> tuple[SpooledRecording | None, Recording | None]:
         """Returns the recording as it is being written, or as it was finished; the caller holds its lock."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,8 @@ from heimdall.common.v1.iq_pb2 import EndReason, GapReason, IqEvent, Status
 from heimdall.common.v1.recording_pb2 import Recording
 from heimdall.errors import HeimdallError
 from heimdall.storage.v1 import storage_pb2 as pb
+from storage_svc import durable
+from storage_svc.spool.files import SpoolFiles
 from tests.integration.storage.support import (
     BLOCK,
     DISCARD,
@@ -197,6 +200,48 @@ async def test_repeated_finish_returns_the_same_recording(tmp_path: Path) -> Non
             await again.open(opening(epoch=2))
             await again.send(segment())
             assert (await again.failure()).reason == ErrorReason.ERROR_REASON_RECORDING_FINISHED
+
+
+@pytest.mark.parametrize("blocked", [(SpoolFiles, "finish"), (durable, "replace_file")])
+async def test_finish_goes_on_when_its_writer_goes_away(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, blocked: tuple[object, str]
+) -> None:
+    begun, go_on = threading.Event(), threading.Event()
+    work = getattr(*blocked)
+
+    def held(*arguments: Any) -> Any:
+        begun.set()
+        assert go_on.wait(10)
+        return work(*arguments)
+
+    monkeypatch.setattr(*blocked, held)
+    async with running_storage(storage_settings(tmp_path)) as stub:
+        async with Writer(stub) as writer:
+            await writer.open()
+            await writer.send(segment(), block(0))
+            finish = pb.WriteRecordingRequest.Finish(disposition=KEEP, end=end_at(BLOCK))
+            await writer.send_raw(pb.WriteRecordingRequest(finish=finish))
+            assert await asyncio.to_thread(begun.wait, 10)
+        go_on.set()
+        async with asyncio.timeout(10):
+            while True:
+                (listed,) = (await stub.ListRecordings(pb.ListRecordingsRequest(), timeout=5)).recordings
+                if listed.state == Recording.State.STATE_STORED:
+                    break
+        async with Writer(stub) as again:
+            assert await again.open(opening(epoch=2)) == BLOCK
+            assert (await again.finish(end_at(BLOCK))).complete
+
+
+async def test_status_sent_again_after_the_finish_does_no_harm(tmp_path: Path) -> None:
+    # A writer that did not hear of the finish repeats what was not acknowledged, and a status never is by itself.
+    async with running_storage(storage_settings(tmp_path)) as stub:
+        status = IqEvent(status=Status(time_solution=solution()))
+        first = await write(stub, [segment(), block(0), status], end_at(BLOCK))
+        async with Writer(stub) as again:
+            assert await again.open(opening(epoch=2)) == BLOCK
+            await again.send(status)
+            assert await again.finish(end_at(BLOCK)) == first
 
 
 async def test_discard_removes_the_samples(tmp_path: Path) -> None:
