@@ -12,6 +12,7 @@ import grpc
 
 from heimdall.cli.status import ExitStatus
 from heimdall.client import HeimdallClient
+from heimdall.common.v1.error_pb2 import ErrorReason
 from heimdall.errors import HeimdallError
 from heimdall.runtime.settings import Settings, SettingsError, load_settings
 
@@ -96,4 +97,7 @@ def run_async(work: Coroutine[Any, Any, ResultT]) -> ResultT:
 def to_command_error(error: HeimdallError) -> CommandError:
     """Returns how a failure of the mesh ends a command: its reason, its text, and every bad field."""
     kind = WrongUsageError if error.code == grpc.StatusCode.INVALID_ARGUMENT else CommandError
-    return kind(f"{error.reason_name}: {error.message}")
+    # It names its peer if nobody answered there.
+    away = error.reason == ErrorReason.ERROR_REASON_SERVICE_UNAVAILABLE and "peer" in error.metadata
+    hint = "; is the mesh running (heimdall up), and does --config or HEIMDALL_CONFIG name it?" if away else ""
+    return kind(f"{error.reason_name}: {error.message}{hint}")

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -32,16 +33,18 @@ def up(config: Path | None, port_base: int | None, data_dir: Path | None) -> Non
     configure_logs(settings.log, "up")
     environment = {} if data_dir is None else {"HEIMDALL_STORAGE_DATA_DIR": str(data_dir.resolve())}
     ports = _settings_ports(settings) if port_base is None else ports_from(port_base)
-    run_async(_run(LocalMesh(settings, ports, config=config, environment=environment)))
+    run_async(_run(LocalMesh(settings, ports, config=config, environment=environment), settings))
 
 
-async def _run(mesh: LocalMesh) -> None:
+async def _run(mesh: LocalMesh, settings: Settings) -> None:
     with _cancel_on_signal():
         async with mesh:
             try:
                 await mesh.start()
                 for name, target in mesh.targets.items():
                     click.echo(f"{name} is SERVING at {target}")
+                if elsewhere := _targets_unlike_settings(mesh.targets, settings):
+                    click.echo(f"other commands look elsewhere; tell them: export {elsewhere}", err=True)
                 await mesh.keep_running()
             except ProcessStartError as error:
                 raise CommandError(str(error)) from error
@@ -68,6 +71,18 @@ def _cancel_on_signal() -> Iterator[None]:
     finally:
         for number in numbers:
             loop.remove_signal_handler(number)
+
+
+def _targets_unlike_settings(targets: Mapping[str, str], settings: Settings) -> str:
+    """Returns the variables that lead other commands to these targets; nothing if the settings do already."""
+    section = settings.mesh
+    if section.fetcher_targets == (targets["fetcher"],) and all(
+        getattr(section, f"{name}_target") == targets[name] for name in ("coordinator", "dsp", "storage")
+    ):
+        return ""
+    fetcher = f"HEIMDALL_MESH_FETCHER_TARGETS='{json.dumps([targets['fetcher']])}'"
+    others = (f"HEIMDALL_MESH_{name.upper()}_TARGET={target}" for name, target in targets.items() if name != "fetcher")
+    return " ".join([*others, fetcher])
 
 
 def _settings_ports(settings: Settings) -> dict[str, int]:

@@ -62,6 +62,7 @@ def test_a_mesh_that_is_away_is_one_line_with_status_1(
     assert run(["acquisitions", "get", "a1"]) == 1
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("error: SERVICE_UNAVAILABLE: coordinator: ")
+    assert line.endswith("; is the mesh running (heimdall up), and does --config or HEIMDALL_CONFIG name it?")
 
 
 def test_health_of_a_mesh_that_is_away_names_every_service(
