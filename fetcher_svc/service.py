@@ -94,6 +94,7 @@ class FetcherServicer(fetcher_pb2_grpc.FetcherServiceServicer):
         session = StreamSession(slots, order, ring_bytes=self._ring_bytes, clock=self._clock)
         answers: asyncio.Queue[fetcher_pb2.StreamIqResponse | None] = asyncio.Queue(_QUEUE_LENGTH)
         reader = asyncio.create_task(self._read(requests, session))
+        reader.add_done_callback(lambda done: _tell_failure(done, session))
         worker = asyncio.create_task(self._work(session, slots.config, answers))
         log = _log.bind(receiver_id=slots.config.receiver_id, acquisition_id=opening.open.acquisition_id)
         log.info("stream_opened", center_frequency_hz=order.tuning.center_frequency_hz)
@@ -110,20 +111,16 @@ class FetcherServicer(fetcher_pb2_grpc.FetcherServiceServicer):
 
     async def _read(self, requests: AsyncIterator[fetcher_pb2.StreamIqRequest], session: StreamSession) -> None:
         """Hands the caller's wishes to the session until the caller half-closes."""
-        try:
-            async for request in requests:
-                match request.WhichOneof("request"):
-                    case "heartbeat":
-                        continue
-                    case "stop":
-                        session.stop()
-                    case "window" if not session.has_window:
-                        session.set_window(window_from_message(request.window, self._clock.unix_ns()))
-                    case kind:
-                        raise _unexpected(f"{kind or 'an empty message'} can not come here or not again")
-        except HeimdallError as error:
-            session.fail(error)
-            return
+        async for request in requests:
+            match request.WhichOneof("request"):
+                case "heartbeat":
+                    continue
+                case "stop":
+                    session.stop()
+                case "window" if not session.has_window:
+                    session.set_window(window_from_message(request.window, self._clock.unix_ns()))
+                case kind:
+                    raise _unexpected(f"{kind or 'an empty message'} can not come here or not again")
         session.close_requests()
 
     async def _work(
@@ -198,6 +195,12 @@ def define(settings: Settings, clock: Clock | None = None) -> ServiceDefinition:
 def _load(settings: Settings) -> tuple[tuple[ReceiverConfig, ...], list[str]]:
     configs = load_receivers(settings.fetcher.receivers_file)
     return configs, [read_password(config) for config in configs]
+
+
+def _tell_failure(reader: asyncio.Task[None], session: StreamSession) -> None:
+    """Ends the stream of a caller whose messages can not be read on, whatever the cause."""
+    if not reader.cancelled() and (error := reader.exception()) is not None:
+        session.fail(error)
 
 
 def _heartbeat() -> fetcher_pb2.StreamIqResponse:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import grpc
 import numpy as np
 
 from fetcher_svc.service import define
@@ -101,8 +102,9 @@ class Caught:
 class Bench:
     """A running fetcher and its client."""
 
-    def __init__(self, stub: FetcherServiceAsyncStub, simulator: Simulator) -> None:
-        self.stub = stub
+    def __init__(self, channel: grpc.aio.Channel, simulator: Simulator) -> None:
+        self.channel = channel
+        self.stub: FetcherServiceAsyncStub = FetcherServiceStub(channel)
         self.simulator = simulator
 
     @asynccontextmanager
@@ -188,7 +190,7 @@ async def running_fetcher(
         running_server(define(settings), settings) as address,
         open_channel("fetcher", address) as channel,
     ):
-        yield Bench(FetcherServiceStub(channel), simulator)
+        yield Bench(channel, simulator)
 
 
 @asynccontextmanager

@@ -189,12 +189,26 @@ async def test_messages_out_of_order_are_refused(tmp_path: Path, messages: list[
         async def talk() -> None:
             for message in messages:
                 await call.write(message)
-            while await call.read() is not grpc.aio.EOF:
-                pass
+            await _read_on(call)
 
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await talk()
         assert caught.value.code() is grpc.StatusCode.FAILED_PRECONDITION
+
+
+async def test_message_that_does_not_decode_ends_the_stream_and_frees_the_receiver(tmp_path: Path) -> None:
+    async with mesh(tmp_path, station()) as (simulator, bench):
+        method: Any = bench.channel.stream_stream("/heimdall.fetcher.v1.FetcherService/StreamIq")
+        call = method()
+        opening = Request.Open(receiver_id="a", tuning=Tuning(center_frequency_hz=DIAL_HZ))
+        await call.write(Request(open=opening).SerializeToString())
+        await until(lambda: simulator.stations["a"].clients == 1)
+        await call.write(b"\xff\xff\xff")
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await asyncio.wait_for(_read_on(call), 5)
+        # The code that gRPC itself gives such a request.
+        assert caught.value.code() is grpc.StatusCode.UNKNOWN
+        await until(lambda: simulator.stations["a"].clients == 0)
 
 
 @pytest.mark.parametrize(
@@ -286,3 +300,8 @@ async def test_list_shows_what_receivers_toml_says(tmp_path: Path, repo_root: Pa
         assert (receiver.slot_count, receiver.used_slot_count) == (1, 0)
         assert receiver.state == Receiver.STATE_IDLE
         assert not receiver.HasField("last_error")
+
+
+async def _read_on(call: Any) -> None:
+    while await call.read() is not grpc.aio.EOF:
+        pass
