@@ -85,7 +85,10 @@ def reconnect_delay_s(error: HeimdallError, failure_count: int) -> float | None:
 
 
 class Rest:
-    """Says whether a receiver is to be left alone, after one grave failure or three ordinary ones within a minute."""
+    """Says whether a receiver is to be left alone, after one grave failure or three ordinary ones within a minute.
+
+    Until it succeeds again, every further failure means another rest, each twice as long as the last, up to 10 min.
+    """
 
     def __init__(self) -> None:
         self._until_s = 0.0
@@ -118,7 +121,8 @@ class Rest:
         if rest_s and error.retry_delay_s is not None:
             rest_s = max(rest_s, error.retry_delay_s)
         crowded = len(self._failures) == BREAKER_FAILURE_COUNT and now_s - self._failures[0] <= BREAKER_SPAN_S
-        if not rest_s and crowded:
+        # After a rest a single try decides; only success closes the matter.
+        if not rest_s and (crowded or self._rest_count):
             rest_s = BREAKER_DELAY_S
         if rest_s:
             ceiling_s = max(rest_s, MAX_DELAY_S)

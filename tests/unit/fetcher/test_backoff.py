@@ -74,6 +74,9 @@ def test_ordinary_failures_mean_rest_after_three_within_a_minute() -> None:
     # One try after the rest; it fails, and the rest doubles.
     rest.failed(error(R.ERROR_REASON_UPSTREAM_UNREACHABLE), 160.0)
     assert 2 * BREAKER_DELAY_S <= rest.remaining_s(160.0) <= 2.5 * BREAKER_DELAY_S
+    # However long the rest was, one more try that fails is enough for the next.
+    rest.failed(error(R.ERROR_REASON_UPSTREAM_UNREACHABLE), 240.0)
+    assert 4 * BREAKER_DELAY_S <= rest.remaining_s(240.0) <= 5 * BREAKER_DELAY_S
 
 
 def test_success_clears_all() -> None:
