@@ -7,6 +7,7 @@ import logging
 import sys
 
 import structlog
+from google.protobuf.message import DecodeError
 
 from heimdall.runtime.settings import LogSettings
 
@@ -55,12 +56,21 @@ def configure_logs(settings: LogSettings, service: str) -> None:
     root.setLevel(settings.level.upper())
     # The poller of grpc.aio reports every interrupted wait as an error of asyncio.
     logging.getLogger("asyncio").setLevel(logging.WARNING)
-    logging.getLogger("grpc._cython.cygrpc").addFilter(_is_no_cancellation)
+    logging.getLogger("grpc._cython.cygrpc").addFilter(_is_worth_a_line)
 
 
-def _is_no_cancellation(record: logging.LogRecord) -> bool:
-    """Drops what gRPC reports of cancelled handlers: a caller left, or a probe watched to the end."""
-    return record.exc_info is None or not isinstance(record.exc_info[1], asyncio.CancelledError)
+def _is_worth_a_line(record: logging.LogRecord) -> bool:
+    """Drops what gRPC reports of cancelled handlers, and makes one warning of a request that does not decode.
+
+    A handler is cancelled when its caller left, or a probe watched to the end. Bytes that are no message are the
+    caller's mistake; where in the library that was noticed says nothing.
+    """
+    error = None if record.exc_info is None else record.exc_info[1]
+    if isinstance(error, DecodeError):
+        record.levelno, record.levelname = logging.WARNING, "WARNING"
+        record.exc_info = None
+        record.msg, record.args = f"{record.getMessage()}: {error}", ()
+    return not isinstance(error, asyncio.CancelledError)
 
 
 def _add_service(service: str) -> structlog.typing.Processor:

@@ -12,6 +12,7 @@ import pytest
 
 _PROGRAM = """
 import asyncio, logging, structlog
+from google.protobuf.message import DecodeError
 from heimdall.runtime.logs import configure_logs
 from heimdall.runtime.settings import LogSettings
 configure_logs(LogSettings(format={format!r}), "dsp")
@@ -27,6 +28,10 @@ try:
     raise asyncio.CancelledError
 except asyncio.CancelledError:
     logging.getLogger("grpc._cython.cygrpc").exception("a handler was cancelled")
+try:
+    raise DecodeError("no message")
+except DecodeError:
+    logging.getLogger("grpc._cython.cygrpc").exception("Unexpected [%s]", "DecodeError")
 """
 
 
@@ -38,21 +43,25 @@ def _lines(log_format: str) -> list[str]:
 
 
 def test_key_and_value_one_line_an_event() -> None:
-    opened, library, crashed = _lines("logfmt")
+    opened, library, crashed, undecodable = _lines("logfmt")
     assert re.match(r"timestamp=\d{4}-\d\d-\d\dT[\d:.]+Z level=info service=dsp event=segment_opened ", opened)
     assert {"receiver_id=torino", "gapless=true", "rate_hz=12000.5"} <= set(opened.split())
     assert 'name="two words"' in opened
     assert 'level=warning service=dsp event="from a library"' in library
     assert "event=call_crashed" in crashed
     assert "ValueError: first line\\nsecond line" in crashed
+    # A caller's mistake: no error of ours, and nothing of where it was noticed.
+    assert 'level=warning service=dsp event="Unexpected [DecodeError]: no message" logger=grpc._cython' in undecodable
+    assert "Traceback" not in undecodable
 
 
 def test_json_one_object_an_event() -> None:
-    opened, library, crashed = (json.loads(line) for line in _lines("json"))
+    opened, library, crashed, undecodable = (json.loads(line) for line in _lines("json"))
     assert (opened["event"], opened["gapless"], opened["rate_hz"]) == ("segment_opened", True, 12000.5)
     assert abs(datetime.fromisoformat(opened["timestamp"]) - datetime.now(UTC)).total_seconds() < 60
     assert (library["event"], library["level"], library["logger"]) == ("from a library", "warning", "theirs")
     assert "Traceback" in crashed["exception"]
+    assert (undecodable["level"], "exception" in undecodable) == ("warning", False)
 
 
 @pytest.mark.parametrize("level", ["debug", "info", "warning", "error"])
