@@ -115,6 +115,7 @@ class KiwiReceiver:
                 await socket.send_str(wire.auth_command(self._password))
                 while not setup.complete:
                     setup.take(_binary(await socket.receive(), socket))
+                facts = setup.facts()
                 for command in setup.commands(self._user_name):
                     await socket.send_str(command)
             except BaseException as error:
@@ -126,7 +127,7 @@ class KiwiReceiver:
                     raise HeimdallError(ErrorReason.ERROR_REASON_UPSTREAM_PROTOCOL_ERROR, str(error)) from error
                 raise
         return KiwiConnection(
-            socket, setup.facts(), setup.frequency_offset_hz, round_trip_s, deadline, self._clock, self._stamp_rule
+            socket, facts, setup.frequency_offset_hz, round_trip_s, deadline, self._clock, self._stamp_rule
         )
 
     async def _open(self, base: str) -> aiohttp.ClientWebSocketResponse:

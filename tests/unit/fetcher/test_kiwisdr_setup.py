@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 from typing import Any
 
 import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestServer
 
+from fetcher_svc.clock import SystemClock
+from fetcher_svc.gnss import StampRule
 from fetcher_svc.inventory import ReceiverConfig
 from fetcher_svc.receivers.base import Tuning
 from fetcher_svc.receivers.checks import check_tuning
+from fetcher_svc.receivers.http import open_session
+from fetcher_svc.receivers.kiwisdr import KiwiReceiver
 from fetcher_svc.receivers.kiwisdr_setup import RedirectError, Setup
 from fetcher_svc.receivers.kiwisdr_status import to_probe
 from heimdall.errors import HeimdallError, InvalidFieldsError
@@ -194,3 +201,34 @@ def test_status_page_that_says_little() -> None:
 def test_page_of_something_else() -> None:
     with pytest.raises(HeimdallError, match="KiwiSDR"):
         to_probe({"hello": "world"}, 0.1)
+
+
+async def test_station_whose_description_can_not_be_is_left_at_once() -> None:
+    """A socket left open would keep one of its channels."""
+    left = asyncio.Event()
+
+    async def answer(request: web.Request) -> web.WebSocketResponse:
+        socket = web.WebSocketResponse()
+        await socket.prepare(request)
+        await socket.receive()
+        for message in (b"MSG rf_attn=abc", *ALL):
+            await socket.send_bytes(message)
+        async for _ in socket:
+            pass
+        left.set()
+        return socket
+
+    application = web.Application()
+    application.router.add_get("/{connection}/SND", answer)
+    async with TestServer(application) as server, open_session() as session:
+        receiver = KiwiReceiver(
+            config(url=str(server.make_url("/")).rstrip("/")),
+            "",
+            session=session,
+            clock=SystemClock(),
+            stamp_rule=StampRule(),
+            user_name="me",
+        )
+        with pytest.raises(HeimdallError, match="rf_attn='abc' is no number"):
+            await receiver.connect(Tuning(7.1e6, gain_db=50))
+        await asyncio.wait_for(left.wait(), 5)
