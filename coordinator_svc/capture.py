@@ -162,6 +162,7 @@ class Capture:
         finally:
             await end(stream)
         if stream.cancelled():
+            self._name_trouble(self._link.trouble)
             return None
         error = stream.exception()
         if error is None:
@@ -312,6 +313,7 @@ class Capture:
         outcome = self._outcome
         outcome.stored_sample_count = self._writer.stored_sample_count
         if recorded.cancelled():
+            self._name_trouble(self._writer.trouble)
             return
         if isinstance(error := recorded.exception(), HeimdallError):
             self._failures.append(error)
@@ -321,6 +323,11 @@ class Capture:
             outcome.recording.CopyFrom(self._writer.recording)
             discarded = outcome.recording.state == Recording.STATE_DISCARDED
             outcome.stored_sample_count = 0 if discarded else outcome.recording.sample_count
+
+    def _name_trouble(self, trouble: HeimdallError | None) -> None:
+        """Enters what a peer last failed with, which is why it was still being tried when the time was up."""
+        if trouble is not None:
+            self._failures.append(trouble)
 
     def _take_measurement(self, measured: asyncio.Task[Measurement]) -> None:
         if measured.cancelled():

@@ -80,6 +80,8 @@ class FetcherLink:
         """Index after the last block or gap."""
         self.attempt_count = 0
         """Connections tried to the receiver, as far as is known."""
+        self.trouble: HeimdallError | None = None
+        """Why the last call failed; None since a segment came."""
 
     def stop(self) -> None:
         """Asks the fetcher to flush and end the stream."""
@@ -103,6 +105,7 @@ class FetcherLink:
             try:
                 ending = await self._call(deliver)
             except HeimdallError as error:
+                self.trouble = error
                 delay_s = self._delay_before_retry_s(error)
                 if delay_s is None:
                     raise
@@ -182,6 +185,7 @@ class FetcherLink:
 
     def _take_segment(self, segment: Segment) -> bool:
         known, self._segment = self._segment, segment
+        self.trouble = None
         if known is None:
             return True
         self._backoff.succeeded()

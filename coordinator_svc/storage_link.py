@@ -66,6 +66,8 @@ class RecordingWriter:
         self._backoff = Backoff()
         self.recording: Recording | None = None
         """The finished recording, once storage confirmed it."""
+        self.trouble: HeimdallError | None = None
+        """Why the last call failed; None since storage acknowledged something."""
 
     async def __aenter__(self) -> Self:
         return self
@@ -127,6 +129,7 @@ class RecordingWriter:
             try:
                 await self._call()
             except HeimdallError as error:
+                self.trouble = error
                 delay_s = self._backoff.delay_after_s(error)
                 _log.warning(
                     "recording_stream_broken",
@@ -169,6 +172,7 @@ class RecordingWriter:
         while (answer := await stream.receive()) is not None:
             if answer.HasField("ack"):
                 self._backoff.succeeded()
+                self.trouble = None
                 self._outbox.acknowledge(answer.ack.next_sample_index)
                 self._on_progress()
             elif answer.HasField("recording"):

@@ -125,9 +125,9 @@ async def endless(call: Call) -> Responses:
     yield call.end(BLOCK_COUNT, EndReason.END_REASON_STOPPED)
 
 
-def refusing(reason: ErrorReason.ValueType) -> Script:
+def refusing(reason: ErrorReason.ValueType, text: str = "as scripted") -> Script:
     async def script(call: Call) -> Responses:
-        raise failure(reason)
+        raise failure(reason, text)
         yield call.segment()
 
     return script

@@ -458,6 +458,21 @@ async def test_the_deadline_always_wins() -> None:
         check_counts(final.outcomes[1], expected=400, received=100, stored=100, gaps=1)
 
 
+async def test_a_service_that_stays_away_is_named() -> None:
+    async with scripted_peers({"a": [good]}, finish_allowance_s=1.5) as peers:
+        peers.storage.refusal = failure(ErrorReason.ERROR_REASON_SERVICE_UNAVAILABLE, "storage is away")
+        final = await run(peers, spec("a", max_wait_s=0.1))
+        named = {reason_name(problem.reason): problem.message for problem in final.outcomes[0].problems}
+        assert reasons(final.outcomes[0])[0] == "ACQUISITION_DEADLINE"
+        assert named["SERVICE_UNAVAILABLE"] == "storage is away"
+    away = failure(ErrorReason.ERROR_REASON_SERVICE_UNAVAILABLE, "the fetcher is away")
+    async with scripted_peers({"a": [good], "b": [refusing(away.reason, away.message)]}) as peers:
+        final = await run(peers, spec("a", "b", max_wait_s=0.5))
+        named = {reason_name(problem.reason): problem.message for problem in final.outcomes[1].problems}
+        assert reasons(final.outcomes[1])[0] == "RECEIVER_NOT_READY"
+        assert named["SERVICE_UNAVAILABLE"] == "the fetcher is away"
+
+
 async def test_storage_that_hangs_does_not_outlast_the_deadline() -> None:
     async with scripted_peers({"a": [good]}, finish_allowance_s=1.0) as peers:
         started = await peers.client.start_acquisition(spec("a", max_wait_s=0.2))
