@@ -10,8 +10,9 @@ import pytest
 
 from heimdall.common.v1.error_pb2 import ErrorReason
 from heimdall.errors import HeimdallError, InvalidFieldsError
+from heimdall.ids import is_id
 from heimdall.runtime.settings import Settings, SettingsError, StorageSettings
-from storage_svc.ids import RecordingKey, is_id
+from storage_svc.ids import RecordingKey
 from storage_svc.lock import data_dir_lock
 from storage_svc.measurements.sqlite_schema import DatabaseUnusableError, connect
 from storage_svc.migrate import migrate
