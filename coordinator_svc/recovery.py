@@ -8,7 +8,7 @@ from typing import Final
 
 import structlog
 
-from coordinator_svc.backoff import Backoff
+from coordinator_svc.backoff import Backoff, is_transport_failure
 from coordinator_svc.outcome import GapCount, conclude_acquisition, conclude_receiver
 from coordinator_svc.peers import Peers
 from coordinator_svc.record import StoredRecord
@@ -85,14 +85,18 @@ class Recovery:
 
     async def _settle(self, acquisition: Acquisition) -> None:
         acquisition_id = acquisition.acquisition_id
+        unclosed = dict[str, HeimdallError]()
         for recording in (await self._peers.archive.recordings(acquisition_id)).values():
             if recording.state == Recording.STATE_WRITING:
-                await self._close(acquisition, recording)
+                failure = await self._close(acquisition, recording)
+                if failure is not None:
+                    unclosed[recording.receiver_id] = failure
         recordings = await self._peers.archive.recordings(acquisition_id)
         summaries = await self._peers.archive.summaries(acquisition_id)
         for outcome in acquisition.outcomes:
             receiver_id = outcome.receiver_id
-            _conclude(outcome, acquisition, recordings.get(receiver_id), summaries.get(receiver_id))
+            failures = [restarted(), *([unclosed[receiver_id]] if receiver_id in unclosed else [])]
+            _conclude(outcome, recordings.get(receiver_id), summaries.get(receiver_id), failures)
         revision = acquisition.revision
         conclude_acquisition(acquisition, acquisition.spec.min_receivers or 1, restarted())
         acquisition.revision += 1
@@ -106,8 +110,15 @@ class Recovery:
             accepted=acquisition.create_time.ToDatetime(UTC).isoformat(),
         )
 
-    async def _close(self, acquisition: Acquisition, recording: Recording) -> None:
-        """Finishes a recording whose writer is gone; what its window still lacked becomes a gap."""
+    async def _close(self, acquisition: Acquisition, recording: Recording) -> HeimdallError | None:
+        """Finishes a recording whose writer is gone; what its window still lacked becomes a gap.
+
+        Returns:
+            Why storage refuses; it then finishes the recording itself once it has waited long enough for a writer.
+
+        Raises:
+            HeimdallError: If storage is away, and this is worth another try.
+        """
         window = Window(recording.window_start_unix_ns, recording.window_end_unix_ns)
         opening = WriteRecordingRequest.Open(
             acquisition_id=acquisition.acquisition_id,
@@ -119,8 +130,21 @@ class Recovery:
         try:
             await close_abandoned(self._peers.storage, opening, recording, restarted(), self._settings)
         except HeimdallError as error:
-            if error.reason != ErrorReason.ERROR_REASON_RECORDING_FINISHED:
+            if error.reason == ErrorReason.ERROR_REASON_RECORDING_FINISHED:
+                return None
+            away = is_transport_failure(error) or error.retry_delay_s is not None
+            if away and error.reason != ErrorReason.ERROR_REASON_INTERNAL:
                 raise
+            # One recording that can not be closed must not keep the coordinator from serving.
+            _log.warning(
+                "recording_not_closed",
+                acquisition_id=acquisition.acquisition_id,
+                receiver_id=recording.receiver_id,
+                reason=error.reason_name,
+                message=error.message,
+            )
+            return error
+        return None
 
 
 def restarted() -> HeimdallError:
@@ -130,13 +154,15 @@ def restarted() -> HeimdallError:
 
 
 def _conclude(
-    outcome: ReceiverOutcome, acquisition: Acquisition, recording: Recording | None, summary: Measurement | None
+    outcome: ReceiverOutcome,
+    recording: Recording | None,
+    summary: Measurement | None,
+    failures: list[HeimdallError],
 ) -> None:
     """Fills one outcome from what storage holds; one that had failed before the restart keeps its cause."""
     failed_before = outcome.state == ReceiverOutcome.STATE_FAILED
     if failed_before and recording is None:
         return
-    failures = [restarted()]
     if recording is not None:
         outcome.recording.CopyFrom(recording)
         outcome.stored_sample_count = outcome.received_sample_count = recording.sample_count

@@ -143,6 +143,30 @@ async def test_only_so_many_run_at_once() -> None:
                     await asyncio.sleep(0.01)
 
 
+@pytest.mark.parametrize("reason", [ErrorReason.ERROR_REASON_UNEXPECTED_MESSAGE, ErrorReason.ERROR_REASON_INTERNAL])
+async def test_one_recording_that_can_not_be_closed_does_not_keep_the_coordinator_from_serving(
+    reason: ErrorReason.ValueType,
+) -> None:
+    async with scripted_peers({"a": [endless]}) as peers:
+        started = await peers.client.start_acquisition(spec("a", duration_s=60), "r")
+        async with asyncio.timeout(10):
+            async for snapshot in peers.client.watch_acquisition(started.acquisition_id):
+                if snapshot.outcomes[0].stored_sample_count:
+                    break
+        crashed = Acquisition()
+        crashed.CopyFrom(peers.storage.acquisitions[started.acquisition_id])
+        await peers.stop("coordinator")
+        peers.storage.acquisitions[crashed.acquisition_id] = crashed
+        peers.storage.kept["a"].finish = None
+        peers.storage.refusal = failure(reason)
+        await peers.restart_coordinator()
+        async with asyncio.timeout(5):
+            settled = await peers.client.start_acquisition(spec("a", duration_s=60), "r")
+        assert STATE(settled.state) == "STATE_PARTIALLY_SUCCEEDED"
+        named = [reason_name(problem.reason) for problem in settled.outcomes[0].problems]
+        assert named[:2] == ["COORDINATOR_RESTARTED", reason_name(reason)]
+
+
 async def test_unfinished_acquisitions_are_settled_before_the_coordinator_serves() -> None:
     async with scripted_peers({"a": [endless], "b": [good]}) as peers:
         started = await peers.client.start_acquisition(spec("a", "b", duration_s=60), "r")
