@@ -67,6 +67,7 @@ class Registry:
         self._settling = dict[str, asyncio.Task[None]]()
         self._tasks = set[asyncio.Task[None]]()
         self._recovered = False
+        drain.at_expiry(self._shut_down)
 
     def get(self, acquisition_id: str) -> AcquisitionRun | None:
         """Returns an acquisition that runs here now."""
@@ -106,11 +107,14 @@ class Registry:
     async def close(self) -> None:
         """Ends what still runs, keeping what was received."""
         await end(*self._starting.values())
-        for run in self._runs.values():
-            run.shut_down(_SHUT_DOWN_S)
+        self._shut_down()
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=_SHUT_DOWN_S)
         await end(*self._tasks)
+
+    def _shut_down(self) -> None:
+        for run in self._runs.values():
+            run.shut_down(_SHUT_DOWN_S)
 
     async def _start(self, acquisition_id: str, spec: AcquisitionSpec, request_id: str) -> Acquisition:
         if (settling := self._settling.get(acquisition_id)) is not None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from heimdall.common.v1.error_pb2 import ErrorReason
@@ -18,6 +18,7 @@ class Drain:
         self._idle = asyncio.Event()
         self._idle.set()
         self._refusing = False
+        self._at_expiry: list[Callable[[], None]] = []
 
     @property
     def refusing(self) -> bool:
@@ -27,6 +28,20 @@ class Drain:
     def refuse(self) -> None:
         """Refuses new work from now on."""
         self._refusing = True
+
+    def at_expiry(self, end_work: Callable[[], None]) -> None:
+        """Names what ends background work early, once a stopping service has waited long enough for it.
+
+        Args:
+            end_work: Called once, and not at all if the work is done in time; returns at once.
+        """
+        self._at_expiry.append(end_work)
+
+    def expire(self) -> bool:
+        """Ends background work early; returns whether there is a kind of it that can be ended so."""
+        for end_work in self._at_expiry:
+            end_work()
+        return bool(self._at_expiry)
 
     @contextmanager
     def work(self) -> Iterator[None]:

@@ -30,6 +30,9 @@ _PROBE_HEADROOM = 32
 _CANCELLED_GRACE_S = 0.2
 """Time for last answers once no work is running; probes that still watch are cut off after it."""
 
+_EXPIRY_S = 4.0
+"""Time for background work that ran too long to come to a good end, while its watchers still listen."""
+
 _UNWIND_S = 2.0
 """Time for cancelled handlers to clean up: stopping a server cancels them and does not wait."""
 
@@ -123,6 +126,8 @@ async def _drain(server: grpc.aio.Server, health: HealthServicer, drain: Drain, 
     await asyncio.sleep(settings.mesh.drain_notice_s)
     drain.refuse()
     done = await drain.wait_idle(settings.mesh.drain_timeout_s)
+    if not done and drain.expire():
+        await drain.wait_idle(_EXPIRY_S)
     await server.stop(_CANCELLED_GRACE_S)
     await drain.wait_idle(_UNWIND_S)
     _log.info("service_stopped", drained=done, took_s=round(time.monotonic() - started, 3))
