@@ -106,6 +106,8 @@ def _policies() -> Mapping[ErrorReason.ValueType, ErrorPolicy]:
 POLICIES: Final = _policies()
 """Every reason with its gRPC code and default retry delay."""
 
+_CODES: Final = MappingProxyType({code.value[0]: code for code in grpc.StatusCode if code is not grpc.StatusCode.OK})
+
 
 @dataclass(frozen=True)
 class FieldViolation:
@@ -128,27 +130,27 @@ class HeimdallError(Exception):
         metadata: Mapping[str, object] | None = None,
         violations: Sequence[FieldViolation] = (),
         retry_delay_s: float | None = None,
+        code: grpc.StatusCode | None = None,
     ) -> None:
         """Builds a failure.
 
         Args:
-            reason: The cause; its code comes from POLICIES.
+            reason: The cause.
             message: A sentence for a person: what was wrong, which value, what would be right.
             metadata: Every changing part of the message as key and value.
             violations: The bad fields, if the request is at fault.
             retry_delay_s: Wait before a repeat; default: the reason's own.
+            code: Only for a reason that this version does not know; every other has its own, in POLICIES.
         """
         super().__init__(message)
         self.reason = reason
         self.message = message
         self.metadata = {key: str(value) for key, value in (metadata or {}).items()}
         self.violations = tuple(violations)
-        self.retry_delay_s = POLICIES[reason].retry_delay_s if retry_delay_s is None else retry_delay_s
-
-    @property
-    def code(self) -> grpc.StatusCode:
+        policy = ErrorPolicy(code, None) if code is not None and reason not in POLICIES else POLICIES[reason]
+        self.code = policy.code
         """The gRPC code that a call failing with this ends with."""
-        return POLICIES[self.reason].code
+        self.retry_delay_s = policy.retry_delay_s if retry_delay_s is None else retry_delay_s
 
     @property
     def reason_name(self) -> str:
@@ -233,14 +235,16 @@ def reason_name(reason: ErrorReason.ValueType) -> str:
 def from_detail(detail: error_pb2.ErrorDetail) -> HeimdallError:
     """Returns the exception for a failure that came inside a message.
 
-    A reason that this version does not know becomes INTERNAL and is named in the text.
+    A reason that this version does not know is kept as it is, with its code.
     """
-    reason, message = detail.reason, detail.message
-    if reason not in POLICIES:
-        message = f"{reason_name(reason)}: {message}"
-        reason = ErrorReason.ERROR_REASON_INTERNAL
     delay = detail.retry_delay.ToTimedelta().total_seconds() if detail.HasField("retry_delay") else None
-    return HeimdallError(reason, message, metadata=detail.metadata, retry_delay_s=delay)
+    return HeimdallError(
+        detail.reason or ErrorReason.ERROR_REASON_INTERNAL,
+        detail.message,
+        metadata=detail.metadata,
+        retry_delay_s=delay,
+        code=_CODES.get(detail.code, grpc.StatusCode.UNKNOWN),
+    )
 
 
 def from_rpc_error(error: grpc.aio.AioRpcError, peer: str) -> HeimdallError:
@@ -281,6 +285,15 @@ def from_rpc_error(error: grpc.aio.AioRpcError, peer: str) -> HeimdallError:
         grpc.StatusCode.CANCELLED: ErrorReason.ERROR_REASON_CANCELLED,
         grpc.StatusCode.RESOURCE_EXHAUSTED: ErrorReason.ERROR_REASON_OVERLOADED,
     }.get(error.code(), ErrorReason.ERROR_REASON_INTERNAL)
+    if info.domain == DOMAIN:
+        # Of a newer version: its name, its facts and whether to repeat are known, its number is not.
+        return HeimdallError(
+            reason,
+            f"{info.reason}: {text}",
+            metadata={**info.metadata, "reason": info.reason},
+            violations=violations,
+            retry_delay_s=delay_s,
+        )
     return HeimdallError(
         reason, f"{peer}: {error.code().name}: {text}", metadata={"peer": peer, "code": error.code().name}
     )

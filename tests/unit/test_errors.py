@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import grpc
 import pytest
-from google.rpc import code_pb2
+from google.rpc import code_pb2, error_details_pb2, status_pb2
 
 from heimdall import errors
 from heimdall.common.v1.error_pb2 import ErrorDetail, ErrorReason
@@ -40,12 +40,33 @@ def test_a_failure_comes_back_from_a_message_as_it_went_in() -> None:
     )
 
 
-def test_an_unknown_reason_in_a_message_is_tolerated_and_named() -> None:
-    detail = ErrorDetail(code=14, message="from the future")
+def test_an_unknown_reason_in_a_message_is_passed_on_as_it_came() -> None:
+    detail = ErrorDetail(code=14, message="from the future", metadata={"year": "2040"})
     detail.reason = ErrorReason.ValueType(4711)
+    detail.retry_delay.seconds = 7
     back = errors.from_detail(detail)
-    assert back.reason == ErrorReason.ERROR_REASON_INTERNAL
-    assert back.message == "REASON_4711: from the future"
+    assert (back.code, back.reason_name) == (grpc.StatusCode.UNAVAILABLE, "REASON_4711")
+    assert back.to_detail() == detail
+
+
+def test_a_detail_without_a_reason_is_internal() -> None:
+    back = errors.from_detail(ErrorDetail(code=14, message="broken"))
+    assert (back.code, back.reason) == (grpc.StatusCode.INTERNAL, ErrorReason.ERROR_REASON_INTERNAL)
+
+
+def test_an_unknown_reason_of_a_call_is_named_with_its_facts() -> None:
+    info = error_details_pb2.ErrorInfo(reason="FROM_THE_FUTURE", domain="heimdall", metadata={"year": "2040"})
+    retry = error_details_pb2.RetryInfo()
+    retry.retry_delay.seconds = 7
+    status = status_pb2.Status(code=code_pb2.UNAVAILABLE, message="later")
+    for detail in (info, retry):
+        status.details.add().Pack(detail)
+    trailers = grpc.aio.Metadata(("grpc-status-details-bin", status.SerializeToString()))
+    failure = errors.from_rpc_error(_rpc_error(grpc.StatusCode.UNAVAILABLE, "later", trailers), "fetcher")
+    assert failure.reason == ErrorReason.ERROR_REASON_SERVICE_UNAVAILABLE
+    assert failure.message == "FROM_THE_FUTURE: later"
+    assert failure.metadata == {"reason": "FROM_THE_FUTURE", "year": "2040"}
+    assert failure.retry_delay_s == 7
 
 
 def test_all_bad_fields_are_named_at_once() -> None:
