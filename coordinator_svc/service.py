@@ -10,6 +10,7 @@ from importlib.metadata import version
 from typing import Any, Final, TypeAlias
 
 import grpc
+import structlog
 from grpc_health.v1 import health_pb2
 
 from coordinator_svc.directory import ReceiverDirectory
@@ -24,6 +25,8 @@ from heimdall.coordinator.v1 import coordinator_pb2, coordinator_pb2_grpc
 from heimdall.errors import HeimdallError
 from heimdall.runtime.server import ServerContext, ServiceDefinition
 from heimdall.runtime.settings import CoordinatorSettings, Settings
+
+_log = structlog.get_logger(__name__)
 
 FULL_NAME: Final = coordinator_pb2.DESCRIPTOR.services_by_name["CoordinatorService"].full_name
 
@@ -171,6 +174,7 @@ async def _setup(context: ServerContext) -> AsyncIterator[None]:
             await context.health.set(FULL_NAME, health_pb2.HealthCheckResponse.SERVING)
 
         recovering = asyncio.create_task(recover())
+        recovering.add_done_callback(_tell_crash)
         try:
             # As a rule that takes milliseconds, and whoever finds the port open also finds the service ready.
             await asyncio.wait({recovering}, timeout=_RECOVERY_WAIT_S)
@@ -179,3 +183,9 @@ async def _setup(context: ServerContext) -> AsyncIterator[None]:
             await end(recovering)
             await registry.close()
             await directory.close()
+
+
+def _tell_crash(recovering: asyncio.Task[None]) -> None:
+    """Says why the service will never be ready, as nobody else would."""
+    if not recovering.cancelled() and (error := recovering.exception()) is not None:
+        _log.error("recovery_crashed", exc_info=error)
