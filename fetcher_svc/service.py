@@ -27,7 +27,7 @@ from fetcher_svc.receivers.http import open_session
 from fetcher_svc.session import StreamSession
 from heimdall.common.v1.error_pb2 import ErrorReason
 from heimdall.common.v1.iq_pb2 import IqEvent
-from heimdall.errors import FieldViolation, HeimdallError
+from heimdall.errors import BadFieldError, FieldViolation, HeimdallError
 from heimdall.fetcher.v1 import fetcher_pb2, fetcher_pb2_grpc
 from heimdall.runtime.server import ServerContext, ServiceDefinition
 from heimdall.runtime.settings import MeshSettings, Settings
@@ -85,9 +85,9 @@ class FetcherServicer(fetcher_pb2_grpc.FetcherServiceServicer):
         """Streams one receiver."""
         requests = receive(request_iterator, self._mesh.idle_timeout_s)
         opening = await anext(requests, None)
-        if opening is None or opening.WhichOneof("request") != "open":
-            came = "nothing" if opening is None else opening.WhichOneof("request")
-            raise _unexpected(f"the first message must be open; got {came}")
+        kind = None if opening is None else opening.WhichOneof("request")
+        if opening is None or kind != "open":
+            raise _unexpected(kind, "the first message must be open")
         slots = self._find(opening.open.receiver_id, "open.receiver_id")
         order = order_from_open(opening.open)
         order = replace(order, tuning=slots.receiver.check(order.tuning))
@@ -120,7 +120,7 @@ class FetcherServicer(fetcher_pb2_grpc.FetcherServiceServicer):
                 case "window" if not session.has_window:
                     session.set_window(window_from_message(request.window, self._clock.unix_ns()))
                 case kind:
-                    raise _unexpected(f"{kind or 'an empty message'} can not come here or not again")
+                    raise _unexpected(kind, "after open come window, once, and stop")
         session.close_requests()
 
     async def _work(
@@ -207,5 +207,6 @@ def _heartbeat() -> fetcher_pb2.StreamIqResponse:
     return fetcher_pb2.StreamIqResponse(event=IqEvent(heartbeat=heartbeat_now()))
 
 
-def _unexpected(text: str) -> HeimdallError:
-    return HeimdallError(ErrorReason.ERROR_REASON_UNEXPECTED_MESSAGE, text)
+def _unexpected(kind: str | None, instead: str) -> HeimdallError:
+    text = f"{'is missing or empty' if kind is None else 'can not come here'}; {instead}"
+    return BadFieldError(ErrorReason.ERROR_REASON_UNEXPECTED_MESSAGE, kind or "request", text)

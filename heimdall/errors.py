@@ -211,6 +211,26 @@ class InvalidFieldsError(HeimdallError):
         )
 
 
+class BadFieldError(HeimdallError):
+    """A message whose one bad field has a reason of its own."""
+
+    def __init__(self, reason: ErrorReason.ValueType, field: str, description: str, **facts: object) -> None:
+        """Builds the failure.
+
+        Args:
+            reason: The cause.
+            field: Path of the field in the request, or the name of a message that can not come here.
+            description: Which value it has and what would be right.
+            facts: Every changing part of the description as key and value.
+        """
+        super().__init__(
+            reason,
+            f"{field}: {description}",
+            metadata={"field": field, **facts},
+            violations=[FieldViolation(field, description)],
+        )
+
+
 def clip(text: str, limit_bytes: int) -> str:
     """Returns a text that takes at most so many bytes in UTF-8, with an ellipsis where it was cut.
 

@@ -12,7 +12,7 @@ import structlog
 from heimdall.common.v1.error_pb2 import ErrorDetail, ErrorReason
 from heimdall.common.v1.iq_pb2 import End, EndReason, IqEvent
 from heimdall.common.v1.recording_pb2 import Recording
-from heimdall.errors import FieldViolation, HeimdallError, InvalidFieldsError
+from heimdall.errors import BadFieldError, FieldViolation, HeimdallError, InvalidFieldsError
 from heimdall.storage.v1.storage_pb2 import WriteRecordingRequest
 from storage_svc.archive import Archive
 from storage_svc.ids import RecordingKey
@@ -332,15 +332,12 @@ def _check_resumable(spooled: SpooledRecording, opening: WriteRecordingRequest.O
 
 def _check_end(spooled: SpooledRecording, end: End) -> None:
     if end.end_sample_index != spooled.accepted_index:
-        raise HeimdallError(
+        raise BadFieldError(
             ErrorReason.ERROR_REASON_INDEX_MISMATCH,
-            f"finish.end.end_sample_index is {end.end_sample_index}, "
-            f"must be {spooled.accepted_index}, where the last event ended",
-            metadata={
-                "field": "finish.end.end_sample_index",
-                "index": end.end_sample_index,
-                "next_sample_index": spooled.accepted_index,
-            },
+            "finish.end.end_sample_index",
+            f"is {end.end_sample_index}, must be {spooled.accepted_index}, where the last event ended",
+            index=end.end_sample_index,
+            next_sample_index=spooled.accepted_index,
         )
     if end.HasField("time_solution"):
         spooled.check_time_solution(end.time_solution, "finish.end.time_solution")

@@ -9,7 +9,7 @@ from contextlib import aclosing
 
 from heimdall.common.v1.error_pb2 import ErrorReason
 from heimdall.common.v1.recording_pb2 import Recording
-from heimdall.errors import HeimdallError
+from heimdall.errors import BadFieldError, HeimdallError
 from heimdall.runtime.settings import MeshSettings
 from heimdall.runtime.streams import heartbeat_now, receive
 from heimdall.storage.v1.storage_pb2 import WriteRecordingRequest, WriteRecordingResponse
@@ -85,7 +85,7 @@ async def _read(
 
 
 def _opening(message: WriteRecordingRequest | None) -> WriteRecordingRequest.Open:
-    kind = "nothing" if message is None else message.WhichOneof("request")
+    kind = None if message is None else message.WhichOneof("request")
     if message is None or kind != "open":
         raise _unexpected(kind, "the first message must be open")
     check_open(message.open)
@@ -93,8 +93,5 @@ def _opening(message: WriteRecordingRequest | None) -> WriteRecordingRequest.Ope
 
 
 def _unexpected(kind: str | None, instead: str) -> HeimdallError:
-    return HeimdallError(
-        ErrorReason.ERROR_REASON_UNEXPECTED_MESSAGE,
-        f"{kind or 'an empty message'} can not come here; {instead}",
-        metadata={"message": kind or "empty"},
-    )
+    text = f"{'is missing or empty' if kind is None else 'can not come here'}; {instead}"
+    return BadFieldError(ErrorReason.ERROR_REASON_UNEXPECTED_MESSAGE, kind or "request", text)

@@ -9,7 +9,7 @@ from typing import Final, Self
 
 from heimdall.common.v1.error_pb2 import ErrorReason
 from heimdall.common.v1.iq_pb2 import Block, Gap, GapReason, IqEvent, SampleFormat, Segment, TimeSolution
-from heimdall.errors import FieldViolation, HeimdallError, InvalidFieldsError
+from heimdall.errors import BadFieldError, FieldViolation, InvalidFieldsError
 from storage_svc.timing import announced_solution, unix_ns_at
 
 SAMPLE_BYTES: Final[Mapping[SampleFormat.ValueType, int]] = MappingProxyType(
@@ -109,10 +109,10 @@ class Progress:
             self._require_segment("gap")
             self._check_gap(event.gap)
         elif kind == "end":
-            raise HeimdallError(
+            raise BadFieldError(
                 ErrorReason.ERROR_REASON_UNEXPECTED_MESSAGE,
-                "event.end can not be written as an event; send it in finish.end",
-                metadata={"field": "event.end"},
+                "event.end",
+                "can not be written as an event; send it in finish.end",
             )
         elif kind is None:
             raise InvalidFieldsError([FieldViolation("event", "is empty; set one of segment, block, gap, status")])
@@ -181,18 +181,19 @@ class Progress:
 
     def _require_segment(self, kind: str) -> None:
         if self.segment is None:
-            raise HeimdallError(
+            raise BadFieldError(
                 ErrorReason.ERROR_REASON_UNEXPECTED_MESSAGE,
-                f"event.{kind} came before any event.segment; a segment opens every stream",
-                metadata={"field": f"event.{kind}"},
+                f"event.{kind}",
+                "came before any event.segment; a segment opens every stream",
             )
 
     def _check_segment(self, segment: Segment, receiver_id: str) -> None:
         if segment.sample_format not in SAMPLE_BYTES:
-            raise HeimdallError(
+            raise BadFieldError(
                 ErrorReason.ERROR_REASON_UNKNOWN_SAMPLE_FORMAT,
-                f"event.segment.sample_format is {segment.sample_format}, must be CI16_LE, CU8 or CF32_LE",
-                metadata={"field": "event.segment.sample_format", "sample_format": segment.sample_format},
+                "event.segment.sample_format",
+                f"is {segment.sample_format}, must be CI16_LE, CU8 or CF32_LE",
+                sample_format=segment.sample_format,
             )
         bad = []
         if segment.receiver_id != receiver_id:
@@ -213,10 +214,12 @@ class Progress:
 
     def _check_block(self, block: Block, samples_size_bytes: int) -> None:
         if samples_size_bytes > MAX_BLOCK_BYTES:
-            raise HeimdallError(
+            raise BadFieldError(
                 ErrorReason.ERROR_REASON_BLOCK_TOO_LARGE,
-                f"event.block.samples has {samples_size_bytes} bytes, must have at most {MAX_BLOCK_BYTES}",
-                metadata={"field": "event.block.samples", "size_bytes": samples_size_bytes, "limit": MAX_BLOCK_BYTES},
+                "event.block.samples",
+                f"has {samples_size_bytes} bytes, must have at most {MAX_BLOCK_BYTES}",
+                size_bytes=samples_size_bytes,
+                limit=MAX_BLOCK_BYTES,
             )
         if block.sample_count < 1:
             raise InvalidFieldsError(
@@ -224,15 +227,13 @@ class Progress:
             )
         expected = block.sample_count * self.sample_bytes
         if samples_size_bytes != expected:
-            raise HeimdallError(
+            raise BadFieldError(
                 ErrorReason.ERROR_REASON_BLOCK_LENGTH_MISMATCH,
-                f"event.block.samples has {samples_size_bytes} bytes, must have {expected}: "
-                f"sample_count {block.sample_count} times {self.sample_bytes}",
-                metadata={
-                    "field": "event.block.samples",
-                    "size_bytes": samples_size_bytes,
-                    "expected_size_bytes": expected,
-                },
+                "event.block.samples",
+                f"has {samples_size_bytes} bytes, must have {expected}: sample_count {block.sample_count} times "
+                f"{self.sample_bytes}",
+                size_bytes=samples_size_bytes,
+                expected_size_bytes=expected,
             )
         self._check_index("event.block.first_sample_index", block.first_sample_index)
         bad = []
@@ -263,8 +264,10 @@ class Progress:
 
     def _check_index(self, field: str, index: int) -> None:
         if index != self.next_index:
-            raise HeimdallError(
+            raise BadFieldError(
                 ErrorReason.ERROR_REASON_INDEX_MISMATCH,
-                f"{field} is {index}, must be {self.next_index}: every event starts where the one before it ended",
-                metadata={"field": field, "index": index, "next_sample_index": self.next_index},
+                field,
+                f"is {index}, must be {self.next_index}: every event starts where the one before it ended",
+                index=index,
+                next_sample_index=self.next_index,
             )

@@ -12,7 +12,7 @@ import pytest
 from fetcher_svc.inventory import load_receivers
 from heimdall.common.v1 import iq_pb2
 from heimdall.common.v1.receiver_pb2 import GAIN_MODE_AUTOMATIC, Receiver, Tuning
-from heimdall.errors import HeimdallError
+from heimdall.errors import HeimdallError, from_rpc_error
 from heimdall.fetcher.v1 import fetcher_pb2
 from simulator import Fault, Scenario, Simulator
 from tests.integration.fetcher_bench import (
@@ -171,18 +171,23 @@ async def test_bad_window_names_the_field(tmp_path: Path, start_s: float, length
 
 
 @pytest.mark.parametrize(
-    "messages",
+    ("messages", "field"),
     [
-        [Request(window=Request.Window(start_unix_ns=1, end_unix_ns=2))],
-        [Request()],
-        [Request(open=Request.Open(receiver_id="a", tuning=Tuning(center_frequency_hz=DIAL_HZ)))] * 2,
-        [
-            Request(open=Request.Open(receiver_id="a", tuning=Tuning(center_frequency_hz=DIAL_HZ))),
-            *[Request(window=Request.Window())] * 2,
-        ],
+        ([Request(window=Request.Window(start_unix_ns=1, end_unix_ns=2))], "window"),
+        ([Request()], "request"),
+        ([Request(open=Request.Open(receiver_id="a", tuning=Tuning(center_frequency_hz=DIAL_HZ)))] * 2, "open"),
+        (
+            [
+                Request(open=Request.Open(receiver_id="a", tuning=Tuning(center_frequency_hz=DIAL_HZ))),
+                *[Request(window=Request.Window())] * 2,
+            ],
+            "window",
+        ),
     ],
 )
-async def test_messages_out_of_order_are_refused(tmp_path: Path, messages: list[fetcher_pb2.StreamIqRequest]) -> None:
+async def test_messages_out_of_order_are_refused(
+    tmp_path: Path, messages: list[fetcher_pb2.StreamIqRequest], field: str
+) -> None:
     async with mesh(tmp_path, station()) as (_, bench):
         call = bench.stub.StreamIq()
 
@@ -193,7 +198,9 @@ async def test_messages_out_of_order_are_refused(tmp_path: Path, messages: list[
 
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await talk()
-        assert caught.value.code() is grpc.StatusCode.FAILED_PRECONDITION
+    error = from_rpc_error(caught.value, "fetcher")
+    assert error.reason_name == "UNEXPECTED_MESSAGE"
+    assert [violation.field for violation in error.violations] == [field]
 
 
 async def test_message_that_does_not_decode_ends_the_stream_and_frees_the_receiver(tmp_path: Path) -> None:

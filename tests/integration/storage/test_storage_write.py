@@ -356,24 +356,27 @@ async def test_bad_event_is_refused_and_what_came_before_stays(
             await writer.send(*before, bad)
             failure = await writer.failure()
         assert failure.reason_name == reason
-        named = failure.metadata.get("field") or failure.metadata.get("fields")
-        assert named == field
+        assert [violation.field for violation in failure.violations] == [field]
         async with Writer(stub) as again:
             assert await again.open() == sum(event.block.sample_count for event in before)
 
 
 async def test_messages_in_wrong_order_are_refused(tmp_path: Path) -> None:
+    def name_it(failure: HeimdallError) -> list[str]:
+        assert failure.reason == ErrorReason.ERROR_REASON_UNEXPECTED_MESSAGE
+        return [violation.field for violation in failure.violations]
+
     async with running_storage(storage_settings(tmp_path)) as stub:
         async with Writer(stub) as writer:
             await writer.send(segment())
-            assert (await writer.failure()).reason == ErrorReason.ERROR_REASON_UNEXPECTED_MESSAGE
+            assert name_it(await writer.failure()) == ["event"]
         async with Writer(stub) as writer:
             await writer.open()
             await writer.send_raw(pb.WriteRecordingRequest(open=opening()))
-            assert (await writer.failure()).reason == ErrorReason.ERROR_REASON_UNEXPECTED_MESSAGE
+            assert name_it(await writer.failure()) == ["open"]
         async with Writer(stub) as writer:
             await writer.half_close_empty()
-            assert (await writer.failure()).reason == ErrorReason.ERROR_REASON_UNEXPECTED_MESSAGE
+            assert name_it(await writer.failure()) == ["request"]
 
 
 @pytest.mark.parametrize(
