@@ -140,6 +140,8 @@ class Recordings:
                 return RecordingWriter(key, None, finished)
             if spooled is None:
                 spooled = await self._spool.create(key, opening)
+                # Until somebody holds it: the caller may go away meanwhile.
+                self._abandon(key, self._resume_window_s)
                 await self._put_row(spooled.snapshot())
             else:
                 await self._take_over(spooled, opening)

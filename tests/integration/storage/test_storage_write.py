@@ -17,6 +17,7 @@ from heimdall.common.v1.recording_pb2 import Recording
 from heimdall.errors import HeimdallError
 from heimdall.storage.v1 import storage_pb2 as pb
 from storage_svc import durable
+from storage_svc.measurements.sqlite import SqliteMeasurements
 from storage_svc.spool.files import SpoolFiles
 from tests.integration.storage.support import (
     BLOCK,
@@ -172,6 +173,30 @@ async def test_lost_writer_leaves_an_incomplete_readable_recording(tmp_path: Pat
         assert samples_of(events) == sample_bytes(0, BLOCK)
         assert last.end.reason == EndReason.END_REASON_FAILED
         assert last.end.error.reason == ErrorReason.ERROR_REASON_WRITER_LOST
+
+
+async def test_writer_lost_while_it_opens_leaves_nothing_unfinished(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, put_recording = asyncio.Event(), SqliteMeasurements.put_recording
+
+    async def held(rows: SqliteMeasurements, recording: Recording) -> None:
+        if not begun.is_set():
+            begun.set()
+            await asyncio.Event().wait()
+        await put_recording(rows, recording)
+
+    monkeypatch.setattr(SqliteMeasurements, "put_recording", held)
+    async with running_storage(storage_settings(tmp_path, resume_window_s=0.05)) as stub:
+        async with Writer(stub) as writer:
+            await writer.send_raw(pb.WriteRecordingRequest(open=opening()))
+            await asyncio.wait_for(begun.wait(), 10)
+        async with asyncio.timeout(10):
+            while True:
+                listed = (await stub.ListRecordings(pb.ListRecordingsRequest(), timeout=5)).recordings
+                if listed and listed[0].state == Recording.State.STATE_STORED:
+                    break
+        assert listed[0].incomplete_cause.reason == ErrorReason.ERROR_REASON_WRITER_LOST
 
 
 async def test_failed_stream_is_kept_as_incomplete_with_its_cause(tmp_path: Path) -> None:
