@@ -14,7 +14,7 @@ from dsp_svc.estimate.snr import Band
 from heimdall.common.v1 import acquisition_pb2, iq_pb2
 from heimdall.common.v1.error_pb2 import ErrorReason
 from heimdall.dsp.v1 import dsp_pb2
-from heimdall.errors import FieldViolation, HeimdallError, InvalidFieldsError
+from heimdall.errors import BadFieldError, FieldViolation, InvalidFieldsError
 from heimdall.ids import ID_PATTERN, is_id
 
 MAX_SAMPLES_BYTES: Final = 1024 * 1024
@@ -184,22 +184,13 @@ def check_length(field: str, byte_count: int, sample_count: int | None, coding: 
     size = coding.sample_size_bytes
     if byte_count > MAX_SAMPLES_BYTES:
         text = f"{byte_count} bytes of samples are more than {MAX_SAMPLES_BYTES}; cut them at 256 KiB"
-        raise _bad_length(ErrorReason.ERROR_REASON_BLOCK_TOO_LARGE, field, text, byte_count)
+        raise BadFieldError(ErrorReason.ERROR_REASON_BLOCK_TOO_LARGE, field, text, byte_count=byte_count)
     if sample_count is not None and byte_count != sample_count * size:
         text = f"{byte_count} bytes are not {sample_count} samples of {size} bytes ({coding.sample_format.name})"
-        raise _bad_length(ErrorReason.ERROR_REASON_BLOCK_LENGTH_MISMATCH, field, text, byte_count)
+        raise BadFieldError(ErrorReason.ERROR_REASON_BLOCK_LENGTH_MISMATCH, field, text, byte_count=byte_count)
     if byte_count % size:
         text = f"{byte_count} bytes are no whole number of samples of {size} bytes ({coding.sample_format.name})"
-        raise _bad_length(ErrorReason.ERROR_REASON_BLOCK_LENGTH_MISMATCH, field, text, byte_count)
-
-
-def _bad_length(reason: ErrorReason.ValueType, field: str, text: str, byte_count: int) -> HeimdallError:
-    return HeimdallError(
-        reason,
-        f"{field}: {text}",
-        metadata={"field": field, "byte_count": byte_count},
-        violations=[FieldViolation(field, text)],
-    )
+        raise BadFieldError(ErrorReason.ERROR_REASON_BLOCK_LENGTH_MISMATCH, field, text, byte_count=byte_count)
 
 
 def _window_s(measurement: acquisition_pb2.MeasurementConfig, wrong: list[FieldViolation]) -> float:
@@ -217,12 +208,7 @@ def _read_format(value: iq_pb2.SampleFormat.ValueType, field: str) -> SampleForm
     if value in _FORMATS:
         return _FORMATS[value]
     text = f"{value} is none of {', '.join(sample_format.name for sample_format in SampleFormat)}"
-    raise HeimdallError(
-        ErrorReason.ERROR_REASON_UNKNOWN_SAMPLE_FORMAT,
-        f"{field}: {text}",
-        metadata={"field": field, "value": value},
-        violations=[FieldViolation(field, text)],
-    )
+    raise BadFieldError(ErrorReason.ERROR_REASON_UNKNOWN_SAMPLE_FORMAT, field, text, value=value)
 
 
 def _read_passband(

@@ -17,7 +17,7 @@ from dsp_svc.spectrum import compute_spectrum, warm_up
 from heimdall.common.v1 import measurement_pb2
 from heimdall.common.v1.error_pb2 import ErrorReason
 from heimdall.dsp.v1 import dsp_pb2, dsp_pb2_grpc
-from heimdall.errors import FieldViolation, HeimdallError
+from heimdall.errors import BadFieldError, HeimdallError
 from heimdall.runtime.server import ServerContext, ServiceDefinition
 from heimdall.runtime.settings import Settings
 from heimdall.runtime.streams import heartbeat_now, receive, with_heartbeats
@@ -137,9 +137,4 @@ def _heartbeat() -> dsp_pb2.ProcessResponse:
 
 
 def _unexpected(field: str, text: str) -> HeimdallError:
-    return HeimdallError(
-        ErrorReason.ERROR_REASON_UNEXPECTED_MESSAGE,
-        f"{field}: {text}",
-        metadata={"field": field},
-        violations=[FieldViolation(field, text)],
-    )
+    return BadFieldError(ErrorReason.ERROR_REASON_UNEXPECTED_MESSAGE, field, text)

@@ -15,7 +15,7 @@ from dsp_svc.meter import Meter, StretchNumbers
 from dsp_svc.requests import StreamConfig, StreamSegment, check_length, read_segment
 from heimdall.common.v1 import iq_pb2, measurement_pb2
 from heimdall.common.v1.error_pb2 import ErrorReason
-from heimdall.errors import FieldViolation, HeimdallError, InvalidFieldsError
+from heimdall.errors import BadFieldError, FieldViolation, InvalidFieldsError
 
 MAX_RUN_SAMPLES = 1 << 18
 """A window longer than this is measured in runs, which bounds the memory of a stream at any sample rate."""
@@ -100,7 +100,11 @@ class Session:
         elif kind == "heartbeat":
             return
         elif self._segment is None:
-            raise _unexpected(f"event.{kind}", f"a {kind} came before the segment that describes it")
+            raise BadFieldError(
+                ErrorReason.ERROR_REASON_UNEXPECTED_MESSAGE,
+                f"event.{kind}",
+                f"a {kind} came before the segment that describes it",
+            )
         elif kind == "block":
             yield from self._take(event.block, self._segment)
         elif kind == "gap":
@@ -169,7 +173,7 @@ class Session:
 
     def _opened(self) -> tuple[StreamSegment, Meter]:
         if self._segment is None or self._meter is None:
-            raise _unexpected("event", "the stream has no segment yet")
+            raise BadFieldError(ErrorReason.ERROR_REASON_UNEXPECTED_MESSAGE, "event", "the stream has no segment yet")
         return self._segment, self._meter
 
     def _open(self, message: iq_pb2.Segment) -> None:
@@ -256,11 +260,8 @@ class Session:
     def _check_index(self, field: str, index: int) -> None:
         if index != self._next_index:
             text = f"{index} is not {self._next_index}, where the stream stands; send a gap for what is lost"
-            raise HeimdallError(
-                ErrorReason.ERROR_REASON_INDEX_MISMATCH,
-                f"{field}: {text}",
-                metadata={"field": field, "index": index, "expected_index": self._next_index},
-                violations=[FieldViolation(field, text)],
+            raise BadFieldError(
+                ErrorReason.ERROR_REASON_INDEX_MISMATCH, field, text, index=index, expected_index=self._next_index
             )
 
     def _rate_hz(self, segment: StreamSegment) -> float:
@@ -301,12 +302,3 @@ def _check_unchanged(before: StreamSegment, after: StreamSegment) -> None:
     ]
     if wrong:
         raise InvalidFieldsError(wrong)
-
-
-def _unexpected(field: str, text: str) -> HeimdallError:
-    return HeimdallError(
-        ErrorReason.ERROR_REASON_UNEXPECTED_MESSAGE,
-        f"{field}: {text}",
-        metadata={"field": field},
-        violations=[FieldViolation(field, text)],
-    )
