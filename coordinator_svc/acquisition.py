@@ -7,6 +7,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from typing import Final
 
 import structlog
@@ -175,7 +176,8 @@ class AcquisitionRun:
         if self._stop.reason is not None:
             return False
         if not ready:
-            self._give_up_on_silent("no receiver was streaming", plan.max_wait_s)
+            what = f"no receiver was streaming after {plan.max_wait_s:g} s"
+            self._give_up_on_silent(what, max_wait_s=plan.max_wait_s)
             return False
         window = choose_window(ready, plan.duration_ns, time.time_ns())
         if plan.start_unix_ns is not None:
@@ -184,11 +186,9 @@ class AcquisitionRun:
         live.window_start_unix_ns, live.window_end_unix_ns = window.start_unix_ns, window.end_unix_ns
         self._window.set_result(window)
         self._set_state(Acquisition.STATE_CAPTURING)
-        left_s = _seconds_until(window.end_unix_ns)
-        loop = asyncio.get_running_loop()
-        self._alarms.append(
-            loop.call_later(max(0.0, left_s), self._give_up_on_silent, "the receiver was not streaming", left_s)
-        )
+        left_s = max(0.0, _seconds_until(window.end_unix_ns))
+        give_up = partial(self._give_up_on_silent, "the receiver was not streaming before the window ended")
+        self._alarms.append(asyncio.get_running_loop().call_later(left_s, give_up))
         _log.info(
             "window_chosen",
             acquisition_id=self.acquisition_id,
@@ -198,13 +198,11 @@ class AcquisitionRun:
         )
         return True
 
-    def _give_up_on_silent(self, what: str, waited_s: float) -> None:
+    def _give_up_on_silent(self, what: str, **facts: object) -> None:
         """Ends the captures of receivers that did not stream and from which nothing can come any more."""
         for capture in self._captures:
             if capture.available_from_unix_ns is None and not capture.answered.is_set():
-                text = f"{what} after {waited_s:.1f} s"
-                metadata = {"waited_s": round(waited_s, 3)}
-                capture.give_up(HeimdallError(ErrorReason.ERROR_REASON_RECEIVER_NOT_READY, text, metadata=metadata))
+                capture.give_up(what, **facts)
 
     def _receiver_changed(self) -> None:
         """Follows the receivers: once none of them takes in samples any more, the acquisition is finishing."""

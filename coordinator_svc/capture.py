@@ -147,9 +147,19 @@ class Capture:
             self.answered.set()
         self._conclude()
 
-    def give_up(self, reason: HeimdallError) -> None:
-        """Ends the capture of a receiver from which nothing can come any more."""
-        self.stop.set(reason, finish_by_s=asyncio.get_running_loop().time())
+    def give_up(self, what: str, **facts: object) -> None:
+        """Ends the capture of a receiver that does not stream and from which nothing can come any more.
+
+        Args:
+            what: What did not come, and until when.
+            facts: Every changing part of it as key and value.
+        """
+        # The fetcher waits as long for a slot, so its own refusal would come a moment too late.
+        no_slot = self._outcome.stream_state == StreamState.STREAM_STATE_WAITING
+        reason = ErrorReason.ERROR_REASON_RECEIVER_BUSY if no_slot else ErrorReason.ERROR_REASON_RECEIVER_NOT_READY
+        use = "; other tunings use all our slots of the receiver" if no_slot else ""
+        error = HeimdallError(reason, what + use, metadata=facts)
+        self.stop.set(error, finish_by_s=asyncio.get_running_loop().time())
 
     async def _receive(self) -> End | None:
         """Takes in the stream until it ends, by itself or because it was told to; returns the end, if one came."""

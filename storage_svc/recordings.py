@@ -347,8 +347,12 @@ def _check_end(spooled: SpooledRecording, end: End) -> None:
 
 def _cause(end: End) -> ErrorDetail | None:
     """Returns why a recording with this end is incomplete; None if it is complete."""
-    if end.reason != EndReason.END_REASON_FAILED:
+    if end.reason == EndReason.END_REASON_WINDOW_COMPLETE:
         return None
+    if end.reason == EndReason.END_REASON_STOPPED:
+        return HeimdallError(
+            ErrorReason.ERROR_REASON_CANCELLED, "the stream was stopped before the end of the window"
+        ).to_detail()
     if end.HasField("error"):
         return end.error
     return HeimdallError(

@@ -85,7 +85,7 @@ class Recording(_message.Message):
     state: Global___Recording.State.ValueType
     """Where it is in its life; output only."""
     complete: _builtins.bool
-    """Whether it holds all that its writer meant to write, gaps marked as such; false if the writer was lost or had to give up."""
+    """Whether it reaches the end of the window, gaps marked as such; false if the writer was lost, gave up or was stopped."""
     window_start_unix_ns: _builtins.int
     """First instant of the window in UTC ns since 1970."""
     window_end_unix_ns: _builtins.int
