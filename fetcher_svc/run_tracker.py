@@ -71,8 +71,9 @@ class _Held:
 class RunTracker:
     """Finds losses by the frame counter and by the stamps.
 
-    A stamp that departs from the line of the earlier ones by half a sample or more is held until the next frame: if
-    that one agrees, the receiver dropped samples without counting; if it falls back onto the line, the stamp was wrong.
+    A stamp that departs from the line of the earlier ones by half a sample or more is held until one agrees with the
+    stamp before it: then the receiver dropped samples without counting. If one falls back onto the line, what was held
+    was wrong.
     Stamps that never came with a GNSS solution serve as well, for only their differences count here.
     """
 
@@ -151,11 +152,7 @@ class RunTracker:
             return self._decide(last=True)
         if not self._held:
             return []
-        (suspect,) = self._held
-        departure = self._departure(suspect)
-        if self._plausible(suspect, departure):
-            return self._accept_loss(departure)
-        return self._settle(self._release(), holds=False)
+        return self._judge_held()
 
     def _count_lost(self, frame: Frame) -> int:
         if frame.sequence is None:
@@ -228,35 +225,43 @@ class RunTracker:
             self._move_anchor(held)
             self._disagreeing_count = 0
             return [*steps, *self._settle([held], holds=True)]
-        if not self._held:
-            self._held.append(held)
-            return []
-        (suspect,) = self._held
-        if abs(departure - self._departure(suspect)) >= self._tolerance(held.position):
-            steps = self._settle(self._release(), holds=False)
-            self._held.append(held)
-            return steps
+        steps = []
+        if self._held:
+            last = self._held[-1]
+            further = departure - self._departure(last)
+            if abs(further) < self._tolerance(held.position):
+                self._held.append(held)
+                return self._judge_held()
+            can_go_on = further > 0 and self._plausible(last, self._departure(last))
+            if not can_go_on or len(self._held) == DECIDING_FRAME_COUNT:
+                steps = self._settle(self._release(), holds=False)
+        # The first that departs, or later still than the one before: a station in trouble loses samples frame by frame.
         self._held.append(held)
-        if self._plausible(suspect, departure):
-            return self._accept_loss(departure)
-        return self._settle(self._release(), holds=False)
+        return steps
 
-    def _accept_loss(self, departure: float) -> list[Tracked | Loss]:
-        lost = round(departure)
+    def _judge_held(self) -> list[Tracked | Loss]:
+        """Declares losses if every held stamp can come from one, else keeps the samples together."""
+        departures = [self._departure(item) for item in self._held]
         held = self._release()
-        first = held[0]
+        if not all(self._plausible(item, departure) for item, departure in zip(held, departures, strict=True)):
+            return self._settle(held, holds=False)
+        before = None if self._anchor is None else self._anchor[0]
         steps: list[Tracked | Loss] = []
-        if first.lost_before:
-            steps.append(self._sequence_loss(first, 0))
-        exact = self._anchor is not None and self.is_exact(first.position - self._anchor[0])
-        steps.append(Loss(first.position, lost, exact, LossReason.TIMESTAMP))
-        first.lost_before = 0
-        self._end += lost
-        for item in held:
-            item.position += lost
+        moved = 0
+        for item, departure in zip(held, departures, strict=True):
+            if item.lost_before:
+                steps.append(self._sequence_loss(item, moved))
+            lost = round(departure) - moved
+            if lost > 0:
+                exact = before is not None and self.is_exact(item.position - before)
+                steps.append(Loss(item.position + moved, lost, exact, LossReason.TIMESTAMP))
+                moved += lost
+            item.position += moved
             self._move_anchor(item)
+            steps.append(Tracked(item.position, item.frame, stamp_holds=True))
+        self._end += moved
         self._disagreeing_count = 0
-        return [*steps, *self._settle(held, holds=True)]
+        return steps
 
     def _settle(self, items: list[_Held], *, holds: bool) -> list[Tracked | Loss]:
         steps: list[Tracked | Loss] = []

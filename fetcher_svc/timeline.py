@@ -67,9 +67,8 @@ class Timeline:
         self._tracker: RunTracker | None = None
         self._offset: int | None = None
         self._end = 0
-        self._end_ns: int | None = None
+        self._gnss_end: tuple[int, int] | None = None
         self._base: TimeBase | None = None
-        self._base_before: TimeBase | None = None
         self._cause: HeimdallError | None = None
         self._arrivals = ArrivalModel()
         self._arrival_rate_hz = 0.0
@@ -113,7 +112,6 @@ class Timeline:
         self._tracker = RunTracker(facts, before.rate_hz if before is not None and before.fitted else None)
         self._round_trip_s = round_trip_s
         self._offset = None
-        self._base_before = self._base or self._base_before
         self._base = None
         self._cause = cause or self._cause
 
@@ -159,7 +157,9 @@ class Timeline:
                 placed.append(self._timed(tracker, step, self._offset + step.position))
         last = placed[-1] if placed else None
         if isinstance(last, Placed):
-            self._end, self._end_ns = last.end, last.time_at(last.end)
+            self._end = last.end
+            if self._base is TimeBase.GNSS:
+                self._gnss_end = last.end, last.time_at(last.end)
         return placed
 
     def _timed(self, tracker: RunTracker, step: Tracked, position: int) -> Placed:
@@ -181,22 +181,24 @@ class Timeline:
         """Decides whose clock holds for a new run, and how many samples were lost before it."""
         trusted = tracker.quality is StampQuality.GOOD and tracker.time_at(0) is not None
         self._base = TimeBase.GNSS if trusted else TimeBase.ARRIVAL
-        if self._end_ns is None:
+        if not self._end:
             return None
         start_ns = tracker.time_at(frames[0].position)
-        end_ns: int | None = self._end_ns
-        if not (trusted and self._base_before is TimeBase.GNSS and start_ns is not None):
+        if trusted and self._gnss_end is not None and start_ns is not None:
+            # A run that broke before its stamps were believed may lie between; what it is off ends here.
+            position, end_ns = self._gnss_end
+            count = position + round((start_ns - end_ns) * tracker.rate_hz / _NS) - self._end
+        else:
             # The two runs share no clock but the host's.
             start_ns = min(
                 step.frame.arrival_unix_ns
                 - round((step.position + step.frame.sample_count - frames[0].position) * _NS / tracker.rate_hz)
                 for step in frames
             )
-            end_ns = self._arrivals.time_at(self._end, self._arrival_rate_hz)
-        elapsed_ns = 0 if end_ns is None else start_ns - end_ns
+            arrival_ns = self._arrivals.time_at(self._end, self._arrival_rate_hz)
+            count = 0 if arrival_ns is None else round((start_ns - arrival_ns) * tracker.rate_hz / _NS)
         # A new connection never continues the old one without a loss, however small the clocks say it is.
-        count = max(1, round(elapsed_ns * tracker.rate_hz / _NS))
-        loss = Loss(self._end, count, False, LossReason.RECONNECT, self._cause)
-        self._end += count
+        loss = Loss(self._end, max(1, count), False, LossReason.RECONNECT, self._cause)
+        self._end += loss.count
         self._cause = None
         return loss

@@ -46,6 +46,46 @@ def test_frames_are_settled_with_the_fifth() -> None:
     assert [len(tracker.push(frame)) for frame in station.frames(7)] == [0, 0, 0, 0, 5, 1, 1]
 
 
+def test_losses_before_each_of_several_frames() -> None:
+    # A station in trouble drops a chunk now, and another before the next frame is out.
+    station, tracker = Station(), RunTracker(facts())
+    steps = feed(tracker, station.frames(10))
+    for count in (226, 48, 170):
+        station.skip(count)
+        steps += feed(tracker, station.frames(1))
+    station.lose_frames(2)
+    station.skip(85)
+    steps += feed(tracker, station.frames(10))
+    assert [(count, reason.name) for _, count, reason, _ in losses(steps)] == [
+        (226, "TIMESTAMP"),
+        (48, "TIMESTAMP"),
+        (170, "TIMESTAMP"),
+        (2 * FRAME_COUNT, "SEQUENCE"),
+        (85, "TIMESTAMP"),
+    ]
+    assert_places_true(steps)
+
+
+def test_loss_right_behind_a_stale_stamp() -> None:
+    station, tracker = Station(), RunTracker(facts())
+    steps = feed(tracker, station.frames(10))
+    steps += feed(tracker, [station.frame(stamp_error_ns=-11_000_000_000_000)])
+    station.skip(340)
+    steps += feed(tracker, station.frames(5))
+    assert losses(steps) == [(11 * FRAME_COUNT, 340, LossReason.TIMESTAMP, True)]
+    assert_places_true(steps)
+
+
+def test_wrong_stamps_one_after_the_other_move_nothing() -> None:
+    station, tracker = Station(), RunTracker(facts())
+    steps = feed(tracker, station.frames(10))
+    steps += feed(tracker, [station.frame(stamp_error_ns=10_000_000 * number) for number in range(1, 5)])
+    steps += feed(tracker, station.frames(5))
+    assert losses(steps) == []
+    assert_places_true(steps)
+    assert [step.stamp_holds for step in steps if isinstance(step, Tracked)][10:15] == [*[False] * 4, True]
+
+
 @pytest.mark.parametrize("count", [1, 5, 100])
 def test_counter_jump(count: int) -> None:
     station, tracker = Station(), RunTracker(facts())

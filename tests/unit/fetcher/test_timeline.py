@@ -128,3 +128,22 @@ def test_positions_of_times() -> None:
         assert placed.position_at(placed.time_at(k)) == k
         assert placed.position_at(placed.time_at(k) + 1) == k + 1
         assert placed.position_at(placed.time_at(k) - 1) == k
+
+
+def test_what_a_short_connection_is_off_ends_with_it() -> None:
+    timeline, station = Timeline(), Station()
+    run(timeline, station, 50)
+    station.reconnect(6000)
+    timeline.begin_run(facts(), 0.02, LOST)
+    # Two frames are no stamp to go by, and they were 50 ms late.
+    for frame in (station.frame(late_ns=50_000_000), station.frame(late_ns=50_000_000)):
+        assert timeline.push(frame) == []
+    (short, *_) = timeline.end_run()
+    assert isinstance(short, Loss)
+    assert short.count == pytest.approx(6000 + 600, abs=2)
+    station.reconnect(6000)
+    (loss, first, *_) = run(timeline, station, 20, LOST)
+    assert isinstance(loss, Loss)
+    assert isinstance(first, Placed)
+    # 50 frames, the two of the short connection, and what was lost around them, by the receiver's own clock.
+    assert first.position == pytest.approx(52 * FRAME_COUNT + 2 * 6000, abs=1)
