@@ -225,7 +225,9 @@ class StreamIqRequest(_message.Message):
         resume_sample_index: _builtins.int
         """Index to start at when resuming; the samples before it are not sent again. Default 0."""
         resume_origin_unix_ns: _builtins.int
-        """UTC of index 0 in ns since 1970 as the broken stream had it; only when resuming."""
+        """UTC of index 0 in ns since 1970, reckoned back from the last block at the segment's announced rate: so an error of
+        that rate counts for what was lost only. Only when resuming.
+        """
         @_builtins.property
         def tuning(self) -> _receiver_pb2.Tuning:
             """What to set it to."""
