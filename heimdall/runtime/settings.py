@@ -62,7 +62,7 @@ class MeshSettings(Section):
     storage_target: str = "127.0.0.1:50054"
     """gRPC target of the storage service."""
     drain_notice_s: Annotated[float, Ge(0), Le(300)] = 5.0
-    """How long a stopping service tells balancers that it is NOT_SERVING before it refuses work; 0 under `heimdall up`."""
+    """How long a stopping service only tells balancers NOT_SERVING before it refuses work; 0 under `heimdall up`."""
     drain_timeout_s: Annotated[float, Ge(0), Le(600)] = 30.0
     """How long a stopping service waits for running work."""
     heartbeat_interval_s: Seconds = 5.0
