@@ -76,7 +76,7 @@ class Feed:
         """Says which frames the stream wants to be woken for; at first it is every one.
 
         Args:
-            byte_count: Wakes when the next frame would exceed this many bytes; None: no frame wakes.
+            byte_count: Wakes when more than this many bytes are held; None: no frame wakes.
             end_unix_ns: Wakes when this time, in ns since 1970, is reached; None: no time wakes.
         """
         self._wanted_bytes = byte_count
@@ -126,7 +126,7 @@ class Feed:
         return notices
 
     def _is_wanted(self, piece: Placed) -> bool:
-        if self._wanted_bytes is not None and self._byte_count + _size(piece) > self._wanted_bytes:
+        if self._wanted_bytes is not None and self._byte_count > self._wanted_bytes:
             return True
         # By one ns early rather than late: both times are rounded.
         return self._wanted_end_ns is not None and piece.time_at(piece.end) + 1 >= self._wanted_end_ns

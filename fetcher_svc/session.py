@@ -19,8 +19,8 @@ from heimdall.common.v1.error_pb2 import ErrorReason
 from heimdall.errors import HeimdallError
 
 STATUS_INTERVAL_S: Final = 5.0
-FLUSH_INTERVAL_S: Final = 0.5
-"""Longest time that samples wait for their block to fill; in a healthy stream it fills in half of that."""
+BLOCK_INTERVAL_S: Final = 0.2
+"""Streams cut their blocks at common instants so far apart: one wake-up of every service then serves all receivers."""
 _DUE_MARGIN_NS: Final = 250_000_000
 """Lateness of a sample, beyond that of the last one that came, at which it counts as not coming."""
 _NS: Final = 1e9
@@ -163,15 +163,14 @@ class StreamSession:
                 return
             if await self._wait(status_at) or self._cutter is None:
                 continue
-            # Nothing came for a while, so what waits for its block to fill goes out as it is.
             for event in [*self._deliver(), *self._cutter.flush()]:
                 yield event
 
     async def _wait(self, until: float) -> bool:
-        """Waits for news; returns whether some came, not the clock."""
+        """Waits for news, or until blocks are due; returns whether news came."""
         loop = asyncio.get_running_loop()
         if self._cutter is not None:
-            until = min(until, loop.time() + FLUSH_INTERVAL_S)
+            until = (loop.time() // BLOCK_INTERVAL_S + 1) * BLOCK_INTERVAL_S
             self._feed.want(self._cutter.block_byte_count, self._cutter.end_unix_ns)
         elif self._opened:
             self._feed.want(None, None)
