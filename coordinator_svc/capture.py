@@ -255,8 +255,9 @@ class Capture:
         natural = ending is not None and ending.reason != EndReason.END_REASON_STOPPED and not self.stop.discard
         if reason is not None and not (natural and finished) and reason not in self._failures:
             self._failures.insert(0, reason)
-        if self._segment is None and self._last_notice is not None:
-            # What the receiver last said is the likely cause of its not being ready.
+        away = self._segment is None or self._outcome.stream_state == StreamState.STREAM_STATE_RECONNECTING
+        if away and self._last_notice is not None:
+            # What the receiver last said is the likely cause of its not being there.
             notice = from_detail(self._last_notice)
             if all(notice.reason != failure.reason for failure in self._failures):
                 self._failures.append(notice)
