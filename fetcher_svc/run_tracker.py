@@ -50,7 +50,7 @@ class Loss:
     cause: HeimdallError | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Tracked:
     """A frame with its place in the run."""
 

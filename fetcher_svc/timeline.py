@@ -25,7 +25,7 @@ class TimeBase(Enum):
     ARRIVAL = "arrival"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Placed:
     """A frame with its place and time."""
 

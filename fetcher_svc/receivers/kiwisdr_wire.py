@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import re
 import struct
+from array import array
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 from urllib.parse import quote, unquote
-
-import numpy as np
 
 HEADER_BYTE_COUNT: Final = 20
 """Tag, flags, sequence, S-meter and the ten GNSS bytes of an IQ frame."""
@@ -32,7 +32,7 @@ class WireError(ValueError):
     """The receiver sent bytes that its protocol does not allow."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class IqFrame:
     """One sound frame in IQ mode."""
 
@@ -82,7 +82,9 @@ def parse_frame(data: bytes) -> IqFrame:
     if flags & FLAG_LITTLE_ENDIAN:
         samples = data[HEADER_BYTE_COUNT:]
     else:
-        samples = np.frombuffer(data, dtype=np.int16, offset=HEADER_BYTE_COUNT).byteswap().tobytes()
+        components = array("h", data[HEADER_BYTE_COUNT:])
+        components.byteswap()
+        samples = components.tobytes()
     return IqFrame(flags, sequence, level / 10 - 127, age_s, second, nanosecond, samples)
 
 
@@ -140,7 +142,7 @@ def parse_number(pairs: Mapping[str, str | None], key: str) -> float | None:
         number = float(value)
     except ValueError as error:
         raise WireError(f"{key}={value!r} is no number") from error
-    if not np.isfinite(number):
+    if not math.isfinite(number):
         raise WireError(f"{key}={value!r} is not finite")
     return number
 
