@@ -4,7 +4,8 @@ Printed in one run:
 - time from the window's end (UTC) until a watcher holds the terminal snapshot, for one acquisition at a time and for
   ten at once, at one tuning and at ten;
 - the CPU time that the four services spend on a receiver-second at 12 kS/s, beside the CPU time that a bare WebSocket
-  reader spends on the same stream in the same run, the least that any recorder in this language can spend.
+  reader spends on the same stream in the same run, the least that any recorder in this language can spend;
+- the same split into what an acquisition costs however long it is and what each second of it adds.
 """
 
 from __future__ import annotations
@@ -110,12 +111,25 @@ def cpu_s(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / _TICKS_PER_S
 
 
-async def cpu_per_receiver_second(mesh: LocalMesh, client: HeimdallClient, duration_s: float) -> dict[str, float]:
-    """Returns the CPU time of each service over one whole acquisition, in ms a receiver-second."""
-    before = {name: cpu_s(pid) for name, pid in mesh.pids.items()}
-    await run_one(client, spec_of(0, duration_s))
-    receiver_s = RECEIVER_COUNT * duration_s
-    return {name: (cpu_s(pid) - before[name]) / receiver_s * 1e3 for name, pid in mesh.pids.items()}
+def cpu_by_service(mesh: LocalMesh) -> dict[str, float]:
+    """Returns the CPU time of each service so far, in s."""
+    return {name: cpu_s(pid) for name, pid in mesh.pids.items()}
+
+
+def spent_ms(before: dict[str, float], after: dict[str, float]) -> dict[str, float]:
+    """Returns the CPU time of each service between two moments, in ms."""
+    return {name: (after[name] - before[name]) * 1e3 for name in before}
+
+
+def print_split(short_ms: dict[str, float], long_ms: dict[str, float], long_s: float) -> None:
+    """Prints the line through two acquisitions of different length: the cost of an acquisition, and of its seconds."""
+    growth_ms = {name: (long_ms[name] - short_ms[name]) / (long_s - WINDOW_S) for name in short_ms}
+    for title, parts_ms in (
+        ("steady, a receiver-second", {name: growth_ms[name] / RECEIVER_COUNT for name in short_ms}),
+        (f"fixed, an acquisition of {RECEIVER_COUNT}", {n: short_ms[n] - growth_ms[n] * WINDOW_S for n in short_ms}),
+    ):
+        parts = ", ".join(f"{name} {part_ms:.2f}" for name, part_ms in parts_ms.items())
+        print(f"CPU {title}: {sum(parts_ms.values()):.2f} ms ({parts})")
 
 
 async def bare_reader(url: str, duration_s: float) -> None:
@@ -159,7 +173,9 @@ async def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         async with running_mesh(Path(name)) as (mesh, client, urls):
             await run_one(client, spec_of(0, WINDOW_S))
+            before = cpu_by_service(mesh)
             single = [(await latencies(client, [spec_of(0, WINDOW_S)]))[0] for _ in range(arguments.runs)]
+            short_ms = {n: all_ms / arguments.runs for n, all_ms in spent_ms(before, cpu_by_service(mesh)).items()}
             print(
                 f"1 acquisition: window end to terminal p50 {statistics.median(single):.3f} s, max {max(single):.3f} s"
             )
@@ -172,10 +188,14 @@ async def main() -> None:
                 f"10 at ten tunings, 70 stations: p50 {statistics.median(different):.3f} s, max {max(different):.3f} s"
             )
             bare_ms = await bare_cpu_per_receiver_second(list(urls.values())[:RECEIVER_COUNT], arguments.cpu_seconds)
-            services = await cpu_per_receiver_second(mesh, client, arguments.cpu_seconds)
+            before = cpu_by_service(mesh)
+            await run_one(client, spec_of(0, arguments.cpu_seconds))
+            long_ms = spent_ms(before, cpu_by_service(mesh))
+    services = {name: all_ms / (RECEIVER_COUNT * arguments.cpu_seconds) for name, all_ms in long_ms.items()}
     total_ms = sum(services.values())
-    parts = ", ".join(f"{service} {spent_ms:.2f}" for service, spent_ms in services.items())
+    parts = ", ".join(f"{service} {service_ms:.2f}" for service, service_ms in services.items())
     print(f"CPU a receiver-second: mesh {total_ms:.2f} ms ({parts}); bare WebSocket reader {bare_ms:.2f} ms")
+    print_split(short_ms, long_ms, arguments.cpu_seconds)
     print(
         f"mesh over bare reader: {total_ms / bare_ms:.2f}; kiwirecorder.py, measured elsewhere: {KIWIRECORDER_MS:g} ms"
     )
