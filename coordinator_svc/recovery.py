@@ -58,14 +58,19 @@ class Recovery:
             else:
                 return
 
-    async def settle_one(self, acquisition_id: str) -> None:
-        """Settles one acquisition, if storage has it as unfinished; tries until storage answers."""
+    async def settle_one(self, acquisition_id: str, cause: HeimdallError) -> None:
+        """Settles one acquisition, if storage has it as unfinished; tries until storage answers.
+
+        Args:
+            acquisition_id: The acquisition.
+            cause: Why nobody runs it any more.
+        """
         backoff = Backoff()
         while True:
             try:
                 found = await self._peers.archive.get(acquisition_id)
                 if found.state not in TERMINAL_STATES:
-                    await self._settle(found)
+                    await self._settle(found, cause)
             except HeimdallError as error:
                 if error.reason == ErrorReason.ERROR_REASON_ACQUISITION_NOT_FOUND:
                     return
@@ -81,24 +86,24 @@ class Recovery:
             if not token:
                 break
         for acquisition in found:
-            await self._settle(acquisition)
+            await self._settle(acquisition, restarted())
 
-    async def _settle(self, acquisition: Acquisition) -> None:
+    async def _settle(self, acquisition: Acquisition, cause: HeimdallError) -> None:
         acquisition_id = acquisition.acquisition_id
         unclosed = dict[str, HeimdallError]()
         for recording in (await self._peers.archive.recordings(acquisition_id)).values():
             if recording.state == Recording.STATE_WRITING:
-                failure = await self._close(acquisition, recording)
+                failure = await self._close(acquisition, recording, cause)
                 if failure is not None:
                     unclosed[recording.receiver_id] = failure
         recordings = await self._peers.archive.recordings(acquisition_id)
         summaries = await self._peers.archive.summaries(acquisition_id)
         for outcome in acquisition.outcomes:
             receiver_id = outcome.receiver_id
-            failures = [restarted(), *([unclosed[receiver_id]] if receiver_id in unclosed else [])]
+            failures = [cause, *([unclosed[receiver_id]] if receiver_id in unclosed else [])]
             _conclude(outcome, recordings.get(receiver_id), summaries.get(receiver_id), failures)
         revision = acquisition.revision
-        conclude_acquisition(acquisition, acquisition.spec.min_receivers or 1, restarted())
+        conclude_acquisition(acquisition, acquisition.spec.min_receivers or 1, cause)
         acquisition.revision += 1
         acquisition.end_time.GetCurrentTime()
         acquisition.update_time.CopyFrom(acquisition.end_time)
@@ -110,7 +115,9 @@ class Recovery:
             accepted=acquisition.create_time.ToDatetime(UTC).isoformat(),
         )
 
-    async def _close(self, acquisition: Acquisition, recording: Recording) -> HeimdallError | None:
+    async def _close(
+        self, acquisition: Acquisition, recording: Recording, cause: HeimdallError
+    ) -> HeimdallError | None:
         """Finishes a recording whose writer is gone; what its window still lacked becomes a gap.
 
         Returns:
@@ -128,7 +135,7 @@ class Recovery:
             window_end_unix_ns=window.end_unix_ns,
         )
         try:
-            await close_abandoned(self._peers.storage, opening, recording, restarted(), self._settings)
+            await close_abandoned(self._peers.storage, opening, recording, cause, self._settings)
         except HeimdallError as error:
             if error.reason == ErrorReason.ERROR_REASON_RECORDING_FINISHED:
                 return None

@@ -16,7 +16,7 @@ from coordinator_svc.acquisition import AcquisitionRun, Job
 from coordinator_svc.backoff import is_transport_failure
 from coordinator_svc.directory import OwnedReceiver, ReceiverDirectory
 from coordinator_svc.peers import Peers
-from coordinator_svc.recovery import Recovery
+from coordinator_svc.recovery import Recovery, restarted
 from coordinator_svc.tasks import end
 from coordinator_svc.validation import (
     Plan,
@@ -136,7 +136,7 @@ class Registry:
                 if error.reason != ErrorReason.ERROR_REASON_REVISION_CONFLICT:
                     if is_transport_failure(error):
                         # It may be stored all the same, and then nobody runs it.
-                        settling = self._own(self._recovery.settle_one(acquisition_id))
+                        settling = self._own(self._recovery.settle_one(acquisition_id, restarted()))
                         self._settling[acquisition_id] = settling
                         settling.add_done_callback(lambda _: self._settling.pop(acquisition_id, None))
                     raise
@@ -219,8 +219,22 @@ class Registry:
         with work:
             try:
                 await run.run()
+            except Exception as error:  # noqa: BLE001 (outermost boundary of an acquisition: it has to end all the same)
+                await self._settle_crashed(run, error)
             finally:
                 del self._runs[run.acquisition_id]
+
+    async def _settle_crashed(self, run: AcquisitionRun, error: Exception) -> None:
+        """Brings an acquisition to its end that a fault of ours broke off, and tells those who watch."""
+        incident = uuid.uuid4().hex[:12]
+        _log.error("acquisition_crashed", acquisition_id=run.acquisition_id, incident=incident, exc_info=error)
+        cause = HeimdallError(
+            ErrorReason.ERROR_REASON_INTERNAL,
+            f"internal error; the coordinator's log has it as incident {incident}",
+            metadata={"incident": incident},
+        )
+        await self._recovery.settle_one(run.acquisition_id, cause)
+        run.report.end(await self._peers.archive.get(run.acquisition_id))
 
     def _own(self, job: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.create_task(job, context=contextvars.Context())
