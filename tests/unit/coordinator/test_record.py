@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator
 
 import pytest
@@ -21,7 +20,6 @@ async def storage_and_archive() -> AsyncIterator[tuple[ScriptedStorage, Archive]
     async with (
         scripted_peers({"a": [good]}) as peers,
         open_channel("storage", peers.settings.mesh.storage_target) as channel,
-        asyncio.timeout(20),
     ):
         yield peers.storage, Archive(storage_pb2_grpc.StorageServiceStub(channel))
 
