@@ -43,8 +43,12 @@ tools: $(VENV)/dev.stamp ## build the programs that the tests run into $HEIMDALL
 	$(BIN)/python tools/go_tools.py
 
 .PHONY: test
-test: $(VENV)/dev.stamp tools ## run every test, in random order, with coverage
-	$(BIN)/pytest --cov --cov-report=term
+test: $(VENV)/dev.stamp tools ## run every test but the faults, in random order, with coverage
+	$(BIN)/pytest --ignore=tests/e2e/faults --cov --cov-report=term
+
+.PHONY: test-faults
+test-faults: $(VENV)/dev.stamp ## break receivers, services, network, disk and clocks under running acquisitions
+	$(BIN)/pytest --timeout=240 tests/e2e/faults
 
 .PHONY: lint
 lint: $(VENV)/dev.stamp ## check style, types, contracts and import rules

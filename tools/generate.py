@@ -1,4 +1,4 @@
-"""Generates all that is committed of the protos: stubs, service configs, descriptor set, contract documentation."""
+"""Generates all that is committed of other files: stubs, service configs, descriptor set, contract and fault pages."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ _PATTERNS: Final = (
     "heimdall/*/v1/*_service_config.json",
     "heimdall/heimdall.protoset",
     "docs/contracts.md",
+    "docs/faults.md",
 )
 """Every generated file; a file that matches and is not generated is stale."""
 
@@ -42,6 +43,8 @@ def generate(into: Path) -> None:
         [sys.executable, _ROOT / "tools" / "contract_docs.py"], input=commented, stdout=subprocess.PIPE, check=True
     )
     Path(into, "docs", "contracts.md").write_bytes(page.stdout)
+    faults = subprocess.run([sys.executable, "-m", "tools.fault_docs"], cwd=_ROOT, stdout=subprocess.PIPE, check=True)
+    Path(into, "docs", "faults.md").write_bytes(faults.stdout)
 
 
 def differences(committed: Path, generated: Path) -> Iterator[str]:

@@ -93,6 +93,14 @@ class LocalMesh:
         """The process id of everything that was started, by name."""
         return {name: process.pid for name, process in self._processes.items()}
 
+    async def ended(self, name: str) -> int:
+        """Waits until a service ends and returns its exit status; minus the signal's number if a signal ended it.
+
+        Args:
+            name: Short name of a service that was started.
+        """
+        return await self._processes[name].wait()
+
     def environment(self) -> dict[str, str]:
         """Returns the variables that tell a process of this mesh where everything is."""
         variables = {f"HEIMDALL_{name.upper()}_PORT": str(port) for name, port in self._ports.items()}
@@ -167,7 +175,7 @@ class LocalMesh:
 
     async def _keep_one_running(self, name: str) -> None:
         while True:
-            status = await self._processes[name].wait()
+            status = await self.ended(name)
             _log.error("service_died", process=name, status=status, restart_delay_s=_RESTART_DELAY_S)
             await asyncio.sleep(_RESTART_DELAY_S)
             await self._start_one(name)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import AsyncIterator, Callable, Iterable
+import json
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -115,7 +116,7 @@ async def running_mesh(
     """
     async with Simulator(Scenario(station=tuple(stations)), record_sent=True, any_port=True) as simulator:
         receivers_file = folder / "receivers.toml"
-        receivers_file.write_text("\n".join(_receiver(spec, simulator, max_frequency_hz) for spec in _specs(simulator)))
+        receivers_file.write_text(receivers_toml(simulator, max_frequency_hz=max_frequency_hz))
         running = Mesh(
             folder,
             simulator,
@@ -153,20 +154,34 @@ async def last(snapshots: AsyncIterator[Acquisition]) -> Acquisition:
     return newest
 
 
-def _specs(simulator: Simulator) -> Iterable[StationSpec]:
-    return simulator.scenario.station
+def receivers_toml(
+    simulator: Simulator,
+    *,
+    max_frequency_hz: float = 30e6,
+    urls: Mapping[str, str] | None = None,
+    further: Mapping[str, Mapping[str, Any]] | None = None,
+) -> str:
+    """Returns the receivers.toml of a simulator.
 
-
-def _receiver(spec: StationSpec, simulator: Simulator, max_frequency_hz: float) -> str:
-    return f"""
-[[receiver]]
-receiver_id = "{spec.id}"
-name = "{spec.id}"
-driver = "kiwisdr"
-url = "{simulator.stations[spec.id].url}"
-latitude_deg = {spec.latitude_deg}
-longitude_deg = {spec.longitude_deg}
-altitude_m = {spec.altitude_m}
-min_frequency_hz = 0.0
-max_frequency_hz = {max_frequency_hz}
-"""
+    Args:
+        simulator: Runs already, so that its ports are known.
+        max_frequency_hz: Highest frequency of every receiver.
+        urls: Where a receiver is found instead of at its own port, by its id.
+        further: More keys, by receiver.
+    """
+    entries = []
+    for spec in simulator.scenario.station:
+        keys: dict[str, Any] = {
+            "receiver_id": spec.id,
+            "name": spec.id,
+            "driver": "kiwisdr",
+            "url": (urls or {}).get(spec.id, simulator.stations[spec.id].url),
+            "latitude_deg": spec.latitude_deg,
+            "longitude_deg": spec.longitude_deg,
+            "altitude_m": spec.altitude_m,
+            "min_frequency_hz": 0.0,
+            "max_frequency_hz": max_frequency_hz,
+            **(further or {}).get(spec.id, {}),
+        }
+        entries.append("[[receiver]]\n" + "".join(f"{key} = {json.dumps(value)}\n" for key, value in keys.items()))
+    return "\n".join(entries)
