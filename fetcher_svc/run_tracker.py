@@ -66,6 +66,8 @@ class _Held:
     lost_before: int
     position: int
     """Provisional: losses that only stamps tell are not in it yet."""
+    cause: HeimdallError | None
+    """Why frames before it are missing, where that is known."""
 
 
 class RunTracker:
@@ -98,6 +100,7 @@ class RunTracker:
         self._least_delay_ns: int | None = None
         self._recent: list[_Held] = []
         self._disagreeing_count = 0
+        self._corruption: HeimdallError | None = None
 
     @property
     def rate_hz(self) -> float:
@@ -129,13 +132,18 @@ class RunTracker:
         """Returns whether a time so many samples away still names one sample."""
         return distance * self._rate_tolerance < _JITTER_SAMPLES
 
+    def note_lost_frame(self, cause: HeimdallError) -> None:
+        """Notes that a frame came that can not be read; the counter of the next one shows how many are missing."""
+        self._corruption = cause
+
     def push(self, frame: Frame) -> list[Tracked | Loss]:
         """Takes the next frame; returns what is settled by it, in order.
 
         Raises:
             HeimdallError: PROTOCOL_ERROR if the frame counter can not be.
         """
-        held = _Held(frame, self._count_lost(frame), 0)
+        held = _Held(frame, self._count_lost(frame), 0, self._corruption)
+        self._corruption = None
         held.position = self._end + held.lost_before
         self._end = held.position + frame.sample_count
         if self._deciding:
@@ -331,7 +339,8 @@ class RunTracker:
 
     def _sequence_loss(self, held: _Held, moved: int) -> Loss:
         exact = self._frame_sample_count is not None
-        return Loss(held.position - held.lost_before + moved, held.lost_before, exact, LossReason.SEQUENCE)
+        position = held.position - held.lost_before + moved
+        return Loss(position, held.lost_before, exact, LossReason.SEQUENCE, held.cause)
 
     def _release(self) -> list[_Held]:
         held, self._held = self._held, []

@@ -115,6 +115,11 @@ class Timeline:
         self._base = None
         self._cause = cause or self._cause
 
+    def note_lost_frame(self, cause: HeimdallError) -> None:
+        """Notes that a frame came that can not be read, and why."""
+        if self._tracker is not None:
+            self._tracker.note_lost_frame(cause)
+
     def push(self, frame: Frame) -> list[Placed | Loss]:
         """Takes the next frame; returns what is settled by it, in order.
 

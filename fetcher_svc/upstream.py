@@ -133,6 +133,8 @@ class Upstream:
                 self._describe()
             elif isinstance(item, Notice):
                 self._log.warning("upstream_notice", reason=item.error.reason_name, message=item.error.message)
+                if item.frame_lost:
+                    self._timeline.note_lost_frame(item.error)
                 self._notify(item.error)
 
     def _publish(self, pieces: list[Placed | Loss]) -> None:

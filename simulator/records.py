@@ -23,7 +23,7 @@ class SentFrame:
     true_unix_ns: int
     """True UTC time of the first sample, whatever the stamp says."""
     dropped: bool
-    """Numbered, but never sent."""
+    """Numbered, but never sent whole."""
 
 
 @dataclass(frozen=True, slots=True)

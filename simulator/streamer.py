@@ -81,11 +81,12 @@ class Streamer:
             next_due_unix_ns = self._source.next_due_unix_ns()
             if next_due_unix_ns is None or next_due_unix_ns > due_unix_ns:
                 continue
-            self._send(self._source.take(), lost=False)
+            self._send(self._source.take())
             if self._sequence == 1:
                 await self._connection.say("rf_attn=0.0")
 
-    def _send(self, slot: Slot, *, lost: bool) -> None:
+    def _send(self, slot: Slot, *, share: float = 1.0) -> None:
+        """Numbers a frame and sends that share of its bytes."""
         self._sequence += 1
         rendered = self._source.render(slot, self._dialogue.tuning(self._extra_gain_db))
         flags = FLAG_STEREO | self._dialogue.take_flags()
@@ -96,10 +97,9 @@ class Streamer:
         stamp = self._stamp(slot)
         byte_order = "<i2" if flags & FLAG_LITTLE_ENDIAN else ">i2"
         payload = rendered.samples.astype(byte_order).tobytes()
-        sent = not lost and self._queue_has_room()
-        if sent:
+        if sent := share > 0 and self._queue_has_room():
             frame = encode_snd(flags, self._sequence, rendered.s_meter, stamp, payload)
-            sent = self._connection.offer_frame(frame)
+            sent = self._connection.offer_frame(frame[: round(share * len(frame))]) and share == 1
         self._station.note_frame(
             SentFrame(
                 self._connection.number,
@@ -154,6 +154,7 @@ class Streamer:
             "slow": lambda f: self._connection.limit_speed(f.bytes_per_s or 1.0),
             "silent_loss": lambda f: self._source.skip(f.sample_count or 0),
             "lost_frames": self._lose_frames,
+            "cut_frame": lambda f: self._lose_frames(f, share=0.5),
             "stamp_jump": self._shift_stamps,
             "stale_stamp": self._shift_stamps,
             "adc_overflow": self._overflow,
@@ -164,10 +165,10 @@ class Streamer:
         }
         effects[fault.kind](fault)
 
-    def _lose_frames(self, fault: Fault) -> None:
-        for _ in range(fault.frame_count or 0):
+    def _lose_frames(self, fault: Fault, share: float = 0.0) -> None:
+        for _ in range(fault.frame_count or 1):
             if self._source.next_due_unix_ns() is not None:
-                self._send(self._source.take(), lost=True)
+                self._send(self._source.take(), share=share)
 
     def _shift_stamps(self, fault: Fault) -> None:
         stale = fault.kind == "stale_stamp"

@@ -87,6 +87,8 @@ class Notice:
     """Something the receiver said, or a fault that did not end the connection."""
 
     error: HeimdallError
+    frame_lost: bool = False
+    """Whether it cost a frame, which the next frame's counter will show."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -225,8 +225,7 @@ class KiwiConnection:
         try:
             raw = wire.parse_frame(data)
         except wire.WireError as error:
-            # The frame is lost, and the next one's counter will say so.
-            return self._malformed(error)
+            return replace(self._malformed(error), frame_lost=True)
         self._malformed_count = 0
         self._frame_count += 1
         self._last_frame_at = self._loop.time()

@@ -285,6 +285,20 @@ async def test_garbage_between_frames_is_noted_and_survived(tmp_path: Path) -> N
     assert {notice.reason for notice in notices} == {reason("UPSTREAM_PROTOCOL_ERROR")}
 
 
+async def test_frames_that_can_not_be_read_are_the_cause_of_their_gap(tmp_path: Path) -> None:
+    faults = [
+        Fault(kind="cut_frame", frame_count=2, after_frame=10),
+        Fault(kind="lost_frames", frame_count=1, after_s=0.9),
+    ]
+    async with mesh(tmp_path, station(fault=faults)) as (simulator, bench):
+        caught = await bench.record(1.4)
+    assert_bit_exact(caught, simulator.stations["a"].sent)
+    caught.assert_whole()
+    assert [(gap.lost_sample_count, gap.exact) for gap in caught.gaps] == [(1024, True), (512, True)]
+    assert [gap.cause.reason for gap in caught.gaps] == [reason("UPSTREAM_PROTOCOL_ERROR"), 0]
+    assert "bytes" in caught.gaps[0].cause.message
+
+
 @pytest.mark.parametrize("kind", ["little_endian", "adc_overflow"])
 async def test_flags_of_frames(tmp_path: Path, kind: str) -> None:
     spec = station(fault=[Fault.model_validate({"kind": kind, "after_frame": 15})])

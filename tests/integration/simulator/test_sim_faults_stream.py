@@ -81,6 +81,14 @@ async def test_garbage_between_two_frames(what: Any, binary: list[bytes], text: 
     assert [f.sequence for f in recorder.frames] == list(range(1, 7))
 
 
+async def test_a_cut_frame_is_numbered_and_half_of_it_sent() -> None:
+    recorder, sent = await record(Fault(kind="cut_frame", after_frame=3), frame_count=5)
+    assert [len(message) for message in recorder.binary] == [2068 // 2]
+    assert recorder.binary[0][:8] == b"SND" + recorder.binary[0][3:4] + (4).to_bytes(4, "little")
+    assert [f.sequence for f in recorder.frames] == [1, 2, 3, 5, 6]
+    assert [f.sequence for f in sent if f.dropped] == [4]
+
+
 async def test_invalid_msg_text() -> None:
     recorder, _ = await record(Fault(kind="garbage", what="invalid_msg", after_frame=3), frame_count=5)
     assert "sample_rate=nan" in recorder.messages[-1]
