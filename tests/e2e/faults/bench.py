@@ -16,9 +16,13 @@ from google.protobuf import json_format
 
 from heimdall.client import TERMINAL_STATES, HeimdallClient
 from heimdall.common.v1.acquisition_pb2 import Acquisition, AcquisitionSpec, ReceiverOutcome
+from heimdall.common.v1.recording_pb2 import Recording
 from heimdall.errors import HeimdallError, reason_name
 from heimdall.local import LocalMesh, free_ports
+from heimdall.runtime.channel import open_channel
 from heimdall.runtime.settings import Settings
+from heimdall.storage.v1.storage_pb2 import GetAcquisitionRequest
+from heimdall.storage.v1.storage_pb2_grpc import StorageServiceStub
 from simulator import Scenario, Simulator, StationSpec
 from tests.integration.mesh import SAMPLE_RATE_HZ, receivers_toml, station
 
@@ -46,9 +50,9 @@ class FaultBench:
         await self.mesh.start(*names)
         # A channel that was refused a connection tries again within seconds only.
         if "coordinator" in names:
-            await self._reach(self.client.get_limits)
+            await eventually(self._coordinator_answers)
         if "storage" in names:
-            await self._reach(lambda: anext(self.client.list_recordings(), None))
+            await eventually(self._storage_answers)
 
     async def kill(self, *names: str) -> None:
         """Ends processes with SIGKILL, all at once, and waits until they are gone."""
@@ -91,27 +95,35 @@ class FaultBench:
 
     async def ended(self, acquisition_id: str, timeout_s: float = 60.0) -> Acquisition:
         """Waits until the coordinator says that an acquisition is terminal, even if it is away for a time."""
-        async with asyncio.timeout(timeout_s):
-            while True:
-                try:
-                    acquisition = await self.client.get_acquisition(acquisition_id)
-                except HeimdallError:
-                    # It is away, or comes up; the time-out above is what fails.
-                    await asyncio.sleep(POLL_S)
-                    continue
-                if acquisition.state in TERMINAL_STATES:
-                    return acquisition
-                await asyncio.sleep(POLL_S)
+        acquisition = Acquisition()
 
-    async def _reach(self, ask: Callable[[], Awaitable[object]], timeout_s: float = 15.0) -> None:
-        async with asyncio.timeout(timeout_s):
-            while True:
-                try:
-                    await ask()
-                except HeimdallError:
-                    await asyncio.sleep(POLL_S)
-                else:
-                    return
+        async def is_terminal() -> bool:
+            acquisition.CopyFrom(await self.client.get_acquisition(acquisition_id))
+            return acquisition.state in TERMINAL_STATES
+
+        await eventually(is_terminal, timeout_s)
+        return acquisition
+
+    async def _coordinator_answers(self) -> bool:
+        return bool(await self.client.get_limits())
+
+    async def _storage_answers(self) -> bool:
+        await anext(self.client.list_recordings(), None)
+        return True
+
+    async def recordings(self) -> dict[str, Recording]:
+        """Returns every recording by its receiver."""
+        return {recording.receiver_id: recording async for recording in self.client.list_recordings()}
+
+    async def all_in_object_store(self) -> bool:
+        """Returns whether every recording is STORED."""
+        return all(recording.state == Recording.STATE_STORED for recording in (await self.recordings()).values())
+
+    async def stored_state(self, acquisition_id: str) -> int:
+        """Returns the state of an acquisition as storage has it."""
+        async with open_channel("storage", self.mesh.targets["storage"]) as channel:
+            request = GetAcquisitionRequest(acquisition_id=acquisition_id)
+            return (await StorageServiceStub(channel).GetAcquisition(request, timeout=5)).acquisition.state
 
     async def start_acquisition(self, spec: AcquisitionSpec, request_id: str = "") -> str:
         """Starts an acquisition; returns its id."""
@@ -167,6 +179,16 @@ async def fault_bench(
             yield bench
         finally:
             bench.thaw()
+
+
+async def eventually(ask: Callable[[], Awaitable[bool]], timeout_s: float = 20.0) -> None:
+    """Asks again and again until the answer is yes; a failed call is a no."""
+    async with asyncio.timeout(timeout_s):
+        while True:
+            with suppress(HeimdallError):
+                if await ask():
+                    return
+            await asyncio.sleep(POLL_S)
 
 
 async def until(condition: Callable[[], bool], timeout_s: float = 10.0) -> float:
