@@ -15,9 +15,13 @@ MAX_REDIRECT_COUNT: Final = 3
 
 
 def open_session() -> aiohttp.ClientSession:
-    """Returns a session that keeps no cookies and follows at most three redirects; the caller closes it."""
+    """Returns a session that keeps no cookies, follows at most three redirects and repeats nothing by itself.
+
+    The caller closes it.
+    """
     trace = aiohttp.TraceConfig()
     trace.on_request_redirect.append(_count_redirect)
+    trace.on_connection_create_start.append(_refuse_repeat)
     return aiohttp.ClientSession(
         trace_configs=[trace],
         cookie_jar=aiohttp.DummyCookieJar(),
@@ -34,6 +38,15 @@ def cause_of(error: Exception) -> str:
     number = error.os_error.errno
     # Failures of the resolver have negative numbers and a text of their own; several failures together have none.
     return os.strerror(number) if number is not None and number > 0 else error.os_error.strerror or str(error.os_error)
+
+
+async def _refuse_repeat(
+    session: aiohttp.ClientSession, context: SimpleNamespace, params: aiohttp.TraceConnectionCreateStartParams
+) -> None:
+    # A station that ends the connection instead of an answer would be asked a second time at once by aiohttp itself.
+    context.connection_count = getattr(context, "connection_count", 0) + 1
+    if context.connection_count > 1 + getattr(context, "redirect_count", 0):
+        raise aiohttp.ServerDisconnectedError("the connection was ended instead of an answer")
 
 
 async def _count_redirect(

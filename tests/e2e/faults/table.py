@@ -40,11 +40,11 @@ class FaultCase:
     """The test that shows it, as module.function."""
 
 
-_CASES: Final[dict[str, FaultCase]] = {}
+_CASES: Final[list[FaultCase]] = []
 
 
 def fault_case(group: Group, *, fault: str, sees: str, stored: str) -> Callable[[TestT], TestT]:
-    """Enters the test that it stands above into the table.
+    """Enters the test that it stands above into the table; a test that shows several cases has several rows.
 
     Args:
         group: What fails.
@@ -55,7 +55,7 @@ def fault_case(group: Group, *, fault: str, sees: str, stored: str) -> Callable[
 
     def enter(test: TestT) -> TestT:
         name = f"{test.__module__.rpartition('.')[2]}.{test.__name__}"
-        _CASES[name] = FaultCase(group, fault, sees, stored, name)
+        _CASES.append(FaultCase(group, fault, sees, stored, name))
         return test
 
     return enter
@@ -66,4 +66,4 @@ def all_cases() -> Iterator[FaultCase]:
     for path in sorted(Path(__file__).parent.glob("test_*.py")):
         importlib.import_module(f"tests.e2e.faults.{path.stem}")
     for group in Group:
-        yield from (case for case in _CASES.values() if case.group is group)
+        yield from (case for case in _CASES if case.group is group)
