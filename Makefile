@@ -48,7 +48,7 @@ test: $(VENV)/dev.stamp tools ## run every test but the faults, in random order,
 
 .PHONY: test-faults
 test-faults: $(VENV)/dev.stamp ## break receivers, services, network, disk and clocks under running acquisitions
-	$(BIN)/pytest --timeout=240 tests/e2e/faults
+	$(BIN)/pytest --numprocesses=3 --timeout=240 tests/e2e/faults
 
 .PHONY: lint
 lint: $(VENV)/dev.stamp ## check style, types, contracts and import rules

@@ -30,6 +30,9 @@ _log = structlog.get_logger(__name__)
 RATE_CHANGE_LIMIT: Final = 1e-3
 """Relative change of the announced rate that means another format; ppm are a receiver's newer estimate of its clock."""
 
+_MAX_RETRY_DELAY_S: Final = 2.0
+"""Longest wait between two calls: a fetcher that is back is not to lose samples because nobody asks it."""
+
 _AFTER_WINDOW_S: Final = 0.5
 """How long after the window's end a broken stream is still called again; later nothing of the window can come."""
 
@@ -73,7 +76,7 @@ class FetcherLink:
         self._window = window
         self._settings = settings
         self._stopping = asyncio.Event()
-        self._backoff = Backoff()
+        self._backoff = Backoff(max_s=_MAX_RETRY_DELAY_S)
         self._segment: Segment | None = None
         self._origin_unix_ns: int | None = None
         self.next_index = 0
