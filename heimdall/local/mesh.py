@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
+import random
 import socket
 from collections.abc import Iterable, Mapping
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
@@ -29,6 +31,9 @@ START_TIMEOUT_S: Final = 30.0
 _STOP_ALLOWANCE_S: Final = 5.0
 _RESTART_DELAY_S: Final = 1.0
 
+_OUTGOING_FREE_PORTS: Final = range(20_000, 32_768)
+"""Ports that neither common servers nor, on Linux, outgoing connections take."""
+
 
 def ports_from(base: int) -> dict[str, int]:
     """Returns the ports of the services, counted up from one.
@@ -42,16 +47,28 @@ def ports_from(base: int) -> dict[str, int]:
 def free_ports(host: str, names: Iterable[str] = SERVICE_NAMES) -> dict[str, int]:
     """Returns a port for each name that nobody listened on a moment ago.
 
+    They lie below the range from which the kernel takes the ports of outgoing connections: one of those could be lent
+    to a connection while a service that died is started again.
+
     Args:
         host: Address that will be listened on.
         names: What the ports are for; default: the services.
+
+    Raises:
+        OSError: If there are not so many.
     """
-    with_sockets = {name: socket.create_server((host, 0)) for name in names}
-    try:
-        return {name: int(listener.getsockname()[1]) for name, listener in with_sockets.items()}
-    finally:
-        for listener in with_sockets.values():
-            listener.close()
+    candidates = random.sample(_OUTGOING_FREE_PORTS, len(_OUTGOING_FREE_PORTS))
+    with ExitStack() as listeners:
+        return {name: _reserve(host, candidates, listeners) for name in names}
+
+
+def _reserve(host: str, candidates: list[int], listeners: ExitStack) -> int:
+    while candidates:
+        port = candidates.pop()
+        with suppress(OSError):
+            listeners.enter_context(socket.create_server((host, port)))
+            return port
+    raise OSError(f"{host} has no free port in {_OUTGOING_FREE_PORTS}")
 
 
 class LocalMesh:

@@ -134,8 +134,18 @@ def test_the_processes_are_told_where_each_other_is() -> None:
     }
 
 
-def test_free_ports_are_four_different_ones() -> None:
-    assert len(set(free_ports("127.0.0.1").values())) == 4
+def test_free_ports_are_four_different_ones_that_no_outgoing_connection_is_given() -> None:
+    ports = set(free_ports("127.0.0.1").values())
+    assert len(ports) == 4
+    assert max(ports) < int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+
+
+def test_a_port_that_somebody_listens_on_is_not_free(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        monkeypatch.setattr("heimdall.local.mesh._OUTGOING_FREE_PORTS", range(port, port + 1))
+        with pytest.raises(OSError, match="no free port"):
+            free_ports("127.0.0.1")
 
 
 def test_receivers_move_to_new_addresses_and_keep_everything_else(repo_root: Path) -> None:
