@@ -72,6 +72,7 @@ async def running_mesh(folder: Path) -> AsyncIterator[tuple[LocalMesh, HeimdallC
         environment = {
             "HEIMDALL_STORAGE_DATA_DIR": str(folder / "data"),
             "HEIMDALL_FETCHER_RECEIVERS_FILE": str(folder / "receivers.toml"),
+            "HEIMDALL_FETCHER_STATE_FILE": str(folder / "data" / "fetcher.sqlite3"),
             "HEIMDALL_FETCHER_MAX_STREAM_COUNT": "256",
             "HEIMDALL_LOG_LEVEL": "warning",
         }

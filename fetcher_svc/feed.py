@@ -101,10 +101,16 @@ class Feed:
             self.state = state
             self.wake.set()
 
-    def notify(self, error: HeimdallError) -> None:
-        """Notes something to tell with the next status."""
+    def notify(self, error: HeimdallError, *, is_cause: bool = True) -> None:
+        """Notes something to tell with the next status.
+
+        Args:
+            error: What there is to tell.
+            is_cause: Whether it is why samples are missing from now on.
+        """
         self._notices.append(error)
-        self.last_error = error
+        if is_cause:
+            self.last_error = error
         self.wake.set()
 
     def fail(self, error: HeimdallError) -> None:

@@ -46,12 +46,19 @@ class ReceiverConfig(BaseModel):
     """Radio frequency minus the receiver's own frequency, for a converter that the receiver does not know of."""
     slots: Annotated[int, Ge(1), Le(64)] = 1
     """Connections that we may hold at once."""
+    max_connects_per_hour: Annotated[int, Ge(1), Le(1000)] = 120
+    """Most connects within any hour, those that succeed and those of running streams included."""
     gain_db: Annotated[int, Ge(0), Le(120)] = 50
     """Fixed gain where the caller does not choose one, on the receiver's own scale (manGain of a KiwiSDR)."""
     password_env: str | None = None
     """Environment variable that holds the password."""
     password_file: Path | None = None
     """File whose first line is the password; a relative path starts at the folder of receivers.toml."""
+
+    @property
+    def has_password(self) -> bool:
+        """Whether there is a password to log in with."""
+        return self.password_env is not None or self.password_file is not None
 
     @field_validator("url")
     @classmethod

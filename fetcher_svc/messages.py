@@ -13,6 +13,7 @@ from fetcher_svc.inventory import ReceiverConfig
 from fetcher_svc.receivers.base import Probe, SampleFormat, Tuning
 from fetcher_svc.session import Ending, EndReason, Event, Opening, Order, Progress
 from fetcher_svc.solution import Degradation, TimeSolution
+from fetcher_svc.station import CONNECT_LIMIT_CAUSE
 from fetcher_svc.timeline import TimeBase
 from heimdall.common.v1 import iq_pb2, receiver_pb2
 from heimdall.errors import FieldViolation, InvalidFieldsError
@@ -114,15 +115,14 @@ def window_from_message(message: fetcher_pb2.StreamIqRequest.Window, now_unix_ns
     return Window(start_ns or None, end_ns or None)
 
 
-def receiver_message(slots: ReceiverSlots, now_s: float, now_unix_ns: int) -> receiver_pb2.Receiver:
+def receiver_message(slots: ReceiverSlots, now_unix_ns: int) -> receiver_pb2.Receiver:
     """Returns a receiver as the contract shows it.
 
     Args:
         slots: The receiver.
-        now_s: Monotonic time.
         now_unix_ns: Host clock in ns since 1970.
     """
-    config, rest = slots.config, slots.rest
+    config, error = slots.config, slots.station.last_error
     message = receiver_pb2.Receiver(
         receiver_id=config.receiver_id,
         display_name=config.name,
@@ -135,12 +135,15 @@ def receiver_message(slots: ReceiverSlots, now_s: float, now_unix_ns: int) -> re
         used_slot_count=slots.used_count,
         state=receiver_pb2.Receiver.STATE_ACTIVE if slots.used_count else receiver_pb2.Receiver.STATE_IDLE,
     )
-    if rest.last_error is not None:
-        message.last_error.CopyFrom(rest.last_error.to_detail())
-    remaining_s = rest.remaining_s(now_s)
-    if remaining_s > 0 and not slots.used_count:
+    hold = slots.station.find_hold(config.receiver_id)
+    if hold is not None and hold.retry_delay_s is not None and not slots.is_connected:
         message.state = receiver_pb2.Receiver.STATE_BACKING_OFF
-        message.retry_time.FromNanoseconds(now_unix_ns + round(remaining_s * 1e9))
+        message.retry_time.FromNanoseconds(now_unix_ns + round(hold.retry_delay_s * 1e9))
+        if hold.metadata["cause"] == CONNECT_LIMIT_CAUSE:
+            # No failure made it wait, so none says why.
+            error = hold
+    if error is not None:
+        message.last_error.CopyFrom(error.to_detail())
     return message
 
 

@@ -10,11 +10,13 @@ from typing import Any, Final, TypeAlias
 
 import grpc
 import structlog
+from grpc_health.v1 import health_pb2
 
 from fetcher_svc.admission import ReceiverSlots
 from fetcher_svc.clock import Clock, SystemClock
 from fetcher_svc.gnss import StampRule
 from fetcher_svc.inventory import ReceiverConfig, load_receivers, read_password
+from fetcher_svc.memory import StationMemory, open_memory
 from fetcher_svc.messages import (
     event_message,
     order_from_open,
@@ -25,6 +27,7 @@ from fetcher_svc.messages import (
 from fetcher_svc.receivers import DriverTools, build_receiver
 from fetcher_svc.receivers.http import open_session
 from fetcher_svc.session import StreamSession
+from fetcher_svc.station import Station
 from heimdall.common.v1.error_pb2 import ErrorReason
 from heimdall.common.v1.iq_pb2 import IqEvent
 from heimdall.errors import BadFieldError, FieldViolation, HeimdallError
@@ -34,6 +37,8 @@ from heimdall.runtime.settings import MeshSettings, Settings
 from heimdall.runtime.streams import heartbeat_now, receive, with_heartbeats
 
 _log = structlog.get_logger(__name__)
+
+FULL_NAME: Final = fetcher_pb2.DESCRIPTOR.services_by_name["FetcherService"].full_name
 
 _QUEUE_LENGTH: Final = 4
 _Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
@@ -62,9 +67,9 @@ class FetcherServicer(fetcher_pb2_grpc.FetcherServiceServicer):
         self, request: fetcher_pb2.ListReceiversRequest, context: _Context
     ) -> fetcher_pb2.ListReceiversResponse:
         """Lists the receivers in the order of receivers.toml."""
-        now_s, now_ns = asyncio.get_running_loop().time(), self._clock.unix_ns()
+        now_ns = self._clock.unix_ns()
         return fetcher_pb2.ListReceiversResponse(
-            receivers=[receiver_message(slots, now_s, now_ns) for slots in self._receivers.values()]
+            receivers=[receiver_message(slots, now_ns) for slots in self._receivers.values()]
         )
 
     async def ProbeReceiver(  # noqa: N802
@@ -72,7 +77,7 @@ class FetcherServicer(fetcher_pb2_grpc.FetcherServiceServicer):
     ) -> fetcher_pb2.ProbeReceiverResponse:
         """Asks a receiver how it is; one that does not answer is an answer."""
         slots = self._find(request.receiver_id, "receiver_id")
-        receiver = receiver_message(slots, asyncio.get_running_loop().time(), self._clock.unix_ns())
+        receiver = receiver_message(slots, self._clock.unix_ns())
         try:
             return probe_message(await slots.receiver.probe(), receiver)
         except HeimdallError as error:
@@ -164,15 +169,23 @@ def define(settings: Settings, clock: Clock | None = None) -> ServiceDefinition:
     async def setup(context: ServerContext) -> AsyncIterator[None]:
         fetcher = settings.fetcher
         configs, passwords = await asyncio.to_thread(_load, settings)
-        async with open_session() as session:
+
+        async def tell_writable(writable: bool) -> None:
+            status = health_pb2.HealthCheckResponse
+            await context.health.set(f"{FULL_NAME}/state", status.SERVING if writable else status.NOT_SERVING)
+
+        async with open_session() as session, open_memory(fetcher.state_file, host_clock, tell_writable) as memory:
             tools = DriverTools(
                 session=session,
                 clock=host_clock,
                 stamp_rule=StampRule(fetcher.clock_limit_s, fetcher.gps_utc_offset_s),
                 user_name=fetcher.user_name,
             )
+            stations = _stations(configs, memory, host_clock)
             receivers = {
-                config.receiver_id: ReceiverSlots(config, build_receiver(config, password, tools))
+                config.receiver_id: ReceiverSlots(
+                    config, build_receiver(config, password, tools), stations[_key(config)]
+                )
                 for config, password in zip(configs, passwords, strict=True)
             }
             servicer = FetcherServicer(receivers, mesh=settings.mesh, ring_bytes=fetcher.ring_bytes, clock=host_clock)
@@ -185,7 +198,7 @@ def define(settings: Settings, clock: Clock | None = None) -> ServiceDefinition:
 
     return ServiceDefinition(
         name="fetcher",
-        full_name=fetcher_pb2.DESCRIPTOR.services_by_name["FetcherService"].full_name,
+        full_name=FULL_NAME,
         port=settings.fetcher.port,
         max_stream_count=settings.fetcher.max_stream_count,
         setup=setup,
@@ -195,6 +208,20 @@ def define(settings: Settings, clock: Clock | None = None) -> ServiceDefinition:
 def _load(settings: Settings) -> tuple[tuple[ReceiverConfig, ...], list[str]]:
     configs = load_receivers(settings.fetcher.receivers_file)
     return configs, [read_password(config) for config in configs]
+
+
+def _key(config: ReceiverConfig) -> str:
+    """Returns what receivers at one station have in common; the names of hosts have no case."""
+    return config.url.lower()
+
+
+def _stations(configs: tuple[ReceiverConfig, ...], memory: StationMemory, clock: Clock) -> dict[str, Station]:
+    """Returns the stations by their URL; of several receivers at one, the one with the lowest limit sets it."""
+    limits = dict[str, int]()
+    for config in configs:
+        url = _key(config)
+        limits[url] = min(limits.get(url, config.max_connects_per_hour), config.max_connects_per_hour)
+    return {url: Station(url, limit, memory, clock) for url, limit in limits.items()}
 
 
 def _tell_failure(reader: asyncio.Task[None], session: StreamSession) -> None:

@@ -8,11 +8,13 @@ from typing import Final
 
 import structlog
 
-from fetcher_svc.backoff import Rest, reconnect_delay_s
+from fetcher_svc.backoff import TRIAL_DELAY_S, reconnect_delay_s
 from fetcher_svc.cutter import Described
 from fetcher_svc.feed import Feed, UpstreamState
+from fetcher_svc.inventory import ReceiverConfig
 from fetcher_svc.receivers.base import Connection, Facts, Frame, Notice, Receiver, Tuning
 from fetcher_svc.run_tracker import Loss
+from fetcher_svc.station import Station
 from fetcher_svc.timeline import Placed, Timeline
 from heimdall.common.v1.error_pb2 import ErrorReason
 from heimdall.errors import HeimdallError
@@ -28,19 +30,20 @@ RATE_CHANGE_LIMIT: Final = 1e-3
 class Upstream:
     """Connects, streams and reconnects until it is cancelled or can not go on."""
 
-    def __init__(self, receiver_id: str, receiver: Receiver, tuning: Tuning, rest: Rest) -> None:
+    def __init__(self, config: ReceiverConfig, receiver: Receiver, tuning: Tuning, station: Station) -> None:
         """Connects to nothing yet.
 
         Args:
-            receiver_id: Name of the receiver, for the log.
+            config: The receiver's entry in receivers.toml.
             receiver: The receiver.
             tuning: What to set it to, checked.
-            rest: Takes note of failures and successes.
+            station: Says when it may be connected, and takes note of failures and successes.
         """
-        self._log = _log.bind(receiver_id=receiver_id)
+        self._log = _log.bind(receiver_id=config.receiver_id)
+        self._config = config
         self._receiver = receiver
         self._tuning = tuning
-        self._rest = rest
+        self._station = station
         self._feeds: list[Feed] = []
         self._timeline = Timeline()
         self._state = UpstreamState.CONNECTING
@@ -48,6 +51,8 @@ class Upstream:
         self._described: Described | None = None
         self._attempt_count = 0
         self.closing = False
+        self.waiting = False
+        """Whether it holds no connection because it waits before it makes the next one."""
 
     @property
     def feed_count(self) -> int:
@@ -69,7 +74,16 @@ class Upstream:
             self._feeds.remove(feed)
 
     async def run(self) -> None:
-        """Serves the streams until cancelled, or until the receiver ends it for good and every stream knows why."""
+        """Serves the streams until cancelled, or until the receiver ends it for good and every stream knows why.
+
+        The station's leave to begin has been got by whoever runs it.
+        """
+        try:
+            await self._run()
+        finally:
+            self._station.leave(self)
+
+    async def _run(self) -> None:
         loop = asyncio.get_running_loop()
         cause: HeimdallError | None = None
         failure_count = 0
@@ -79,8 +93,7 @@ class Upstream:
             steady = self._state is UpstreamState.STREAMING and loop.time() - connected_at >= STEADY_S
             failure_count = 1 if steady else failure_count + 1
             cause = cause if self._state is not UpstreamState.STREAMING and cause is not None else error
-            self._rest.failed(error, loop.time())
-            delay_s = None if self._described is None else reconnect_delay_s(error, failure_count)
+            delay_s = None if self._described is None else _delay_s(error, failure_count)
             self._log.warning(
                 "upstream_failed", reason=error.reason_name, message=error.message, reconnect_delay_s=delay_s
             )
@@ -89,7 +102,10 @@ class Upstream:
                 return
             self._change_state(UpstreamState.RECONNECTING)
             self._notify(error)
+            self.waiting = True
             await asyncio.sleep(delay_s)
+            await self._wait_for_turn(error)
+            self.waiting = False
 
     def fail(self, error: HeimdallError) -> None:
         """Tells every stream that no more samples will come, and takes no new ones."""
@@ -99,14 +115,69 @@ class Upstream:
 
     async def _connect_and_stream(self, cause: HeimdallError | None) -> HeimdallError:
         """Makes one connection and serves it to its end; returns why it ended."""
-        self._attempt_count += 1
-        for feed in self._feeds:
-            feed.attempt_count += 1
         try:
-            connection = await self._receiver.connect(self._tuning)
+            await self._ask_full_station()
+            self._attempt_count += 1
+            for feed in self._feeds:
+                feed.attempt_count += 1
+            connection = await self._receiver.connect(self._tuning, self._count_connect)
         except HeimdallError as error:
+            await self._station.failed(self, error)
             return error
         self._log.info("upstream_connected", attempt=self._attempt_count, server=connection.facts.server_version)
+        try:
+            failure = await self._serve(connection, cause)
+            # Before the socket is closed: that takes a while, and what the station said must not be lost in it.
+            await self._station.failed(self, failure)
+            return failure
+        finally:
+            await connection.close()
+
+    async def _count_connect(self) -> None:
+        await self._station.count_connect(self._config.receiver_id)
+
+    async def _ask_full_station(self) -> None:
+        """After the rest that a full station got, asks it first whether it still is; that takes none of its channels.
+
+        Raises:
+            HeimdallError: If it is, or does not answer.
+        """
+        error = self._station.last_error
+        # The page of a station with a password counts only channels without.
+        if error is None or error.reason != ErrorReason.ERROR_REASON_UPSTREAM_BUSY or self._config.has_password:
+            return
+        if not self._station.is_on_trial:
+            return
+        try:
+            probe = await self._receiver.probe()
+        except HeimdallError as failure:
+            if failure.reason != ErrorReason.ERROR_REASON_UPSTREAM_PROTOCOL_ERROR:
+                raise
+            # It answers, with a page that says nothing; then only a connect can tell.
+            return
+        if probe.is_full:
+            raise HeimdallError(
+                ErrorReason.ERROR_REASON_UPSTREAM_BUSY,
+                f"all channels of the station are taken; its status page says {probe.used_channel_count} "
+                f"of {probe.channel_count}",
+                metadata={"used_channel_count": probe.used_channel_count, "channel_count": probe.channel_count},
+            )
+
+    async def _wait_for_turn(self, error: HeimdallError) -> None:
+        """Waits until the station may be connected again, and tells the streams if that is not at once."""
+        told = ""
+        while not self._station.try_begin(self):
+            hold = self._station.find_hold(self._config.receiver_id)
+            if hold is None:
+                hold = self._station.trial_hold(self._config.receiver_id)
+            if hold.metadata["cause"] != told:
+                told = hold.metadata["cause"]
+                self._log.warning("upstream_held", cause=told, message=hold.message)
+                # Where the streams' own failure is what the station rests for, that stays the cause.
+                self._notify(hold, is_cause=told != error.reason_name)
+            await self._station.wait_change(TRIAL_DELAY_S if hold.retry_delay_s is None else hold.retry_delay_s)
+
+    async def _serve(self, connection: Connection, cause: HeimdallError | None) -> HeimdallError:
         try:
             self._check_format(connection.facts)
             self._take_facts(connection.facts)
@@ -114,8 +185,6 @@ class Upstream:
             return await self._stream(connection)
         except HeimdallError as error:
             return error
-        finally:
-            await connection.close()
 
     async def _stream(self, connection: Connection) -> HeimdallError:
         while True:
@@ -141,7 +210,7 @@ class Upstream:
         if not pieces:
             return
         if self._state is not UpstreamState.STREAMING:
-            self._rest.succeeded()
+            self._station.succeeded(self)
             self._change_state(UpstreamState.STREAMING)
         self._describe()
         for piece in pieces:
@@ -186,6 +255,14 @@ class Upstream:
         for feed in self._feeds:
             feed.change_state(state)
 
-    def _notify(self, error: HeimdallError) -> None:
+    def _notify(self, error: HeimdallError, *, is_cause: bool = True) -> None:
         for feed in self._feeds:
-            feed.notify(error)
+            feed.notify(error, is_cause=is_cause)
+
+
+def _delay_s(error: HeimdallError, failure_count: int) -> float | None:
+    """Returns how long to wait before the next connect; None if there is none."""
+    # The station is left alone for a reason that began while the connect was under way.
+    if error.reason == ErrorReason.ERROR_REASON_RECEIVER_BACKING_OFF:
+        return 0.0
+    return reconnect_delay_s(error, failure_count)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from enum import Enum
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
 from fetcher_svc.gnss import StampQuality
 from heimdall.errors import HeimdallError
+
+Permit: TypeAlias = Callable[[], Awaitable[None]]
+"""Asked before every socket that is opened for samples, redirects included; raises HeimdallError if it must not be."""
 
 
 class SampleFormat(Enum):
@@ -108,6 +111,12 @@ class Probe:
     altitude_m: float | None
     attributes: Mapping[str, str]
 
+    @property
+    def is_full(self) -> bool:
+        """Whether it says that all its channels are taken."""
+        used, count = self.used_channel_count, self.channel_count
+        return used is not None and count is not None and used >= count
+
 
 class Connection(Protocol):
     """A tuned, streaming connection to a receiver."""
@@ -146,11 +155,11 @@ class Receiver(Protocol):
         """
         ...
 
-    async def connect(self, tuning: Tuning) -> Connection:
+    async def connect(self, tuning: Tuning, permit: Permit) -> Connection:
         """Connects, logs in and tunes.
 
         Raises:
-            HeimdallError: If the receiver refuses or can not be reached, with the cause.
+            HeimdallError: If the receiver refuses or can not be reached, with the cause; or what the permit raised.
         """
         ...
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from types import SimpleNamespace
 from typing import Final
+from urllib.parse import urljoin, urlsplit
 
 import aiohttp
 
@@ -14,13 +15,22 @@ from heimdall.errors import HeimdallError
 MAX_REDIRECT_COUNT: Final = 3
 
 
+class RedirectError(Exception):
+    """The station sends its users elsewhere."""
+
+    def __init__(self, url: str) -> None:
+        super().__init__(url)
+        self.url = url
+
+
 def open_session() -> aiohttp.ClientSession:
     """Returns a session that keeps no cookies, follows at most three redirects and repeats nothing by itself.
 
+    It follows none of a WebSocket but raises RedirectError: a driver counts them together with those of its protocol.
     The caller closes it.
     """
     trace = aiohttp.TraceConfig()
-    trace.on_request_redirect.append(_count_redirect)
+    trace.on_request_redirect.append(_on_redirect)
     trace.on_connection_create_start.append(_refuse_repeat)
     return aiohttp.ClientSession(
         trace_configs=[trace],
@@ -49,10 +59,14 @@ async def _refuse_repeat(
         raise aiohttp.ServerDisconnectedError("the connection was ended instead of an answer")
 
 
-async def _count_redirect(
+async def _on_redirect(
     session: aiohttp.ClientSession, context: SimpleNamespace, params: aiohttp.TraceRequestRedirectParams
 ) -> None:
-    # The limit of aiohttp itself can not be set for a WebSocket; a trace context lives for one request.
+    location = params.response.headers.get("Location")
+    if "Upgrade" in params.headers and location is not None:
+        params.response.close()
+        raise RedirectError(_absolute(str(params.url), location))
+    # A trace context lives for one request.
     context.redirect_count = getattr(context, "redirect_count", 0) + 1
     if context.redirect_count > MAX_REDIRECT_COUNT:
         params.response.close()
@@ -61,3 +75,24 @@ async def _count_redirect(
             f"{params.url} redirects more than {MAX_REDIRECT_COUNT} times",
             metadata={"url": params.url},
         )
+
+
+def _absolute(url: str, location: str) -> str:
+    """Returns where a redirect leads.
+
+    Raises:
+        HeimdallError: If that is nowhere.
+    """
+    try:
+        target = urljoin(url, location)
+        parts = urlsplit(target)
+        if parts.scheme in ("http", "https") and parts.hostname:
+            return target
+        cause = "http://host:port was expected"
+    except ValueError as error:
+        cause = str(error)
+    raise HeimdallError(
+        ErrorReason.ERROR_REASON_UPSTREAM_PROTOCOL_ERROR,
+        f"{url} redirects to {location!r}: {cause}",
+        metadata={"url": url, "redirect": location},
+    )

@@ -15,11 +15,11 @@ from fetcher_svc.clock import Clock
 from fetcher_svc.gnss import StampQuality, StampRule
 from fetcher_svc.inventory import ReceiverConfig
 from fetcher_svc.receivers import kiwisdr_wire as wire
-from fetcher_svc.receivers.base import Facts, Frame, Notice, Probe, Tuning
+from fetcher_svc.receivers.base import Facts, Frame, Notice, Permit, Probe, Tuning
 from fetcher_svc.receivers.checks import check_tuning
-from fetcher_svc.receivers.http import MAX_REDIRECT_COUNT, cause_of
+from fetcher_svc.receivers.http import MAX_REDIRECT_COUNT, RedirectError, cause_of
 from fetcher_svc.receivers.kiwisdr_refusals import find_refusal
-from fetcher_svc.receivers.kiwisdr_setup import RedirectError, Setup
+from fetcher_svc.receivers.kiwisdr_setup import Setup
 from fetcher_svc.receivers.kiwisdr_status import read_status
 from heimdall.common.v1.error_pb2 import ErrorReason
 from heimdall.errors import HeimdallError
@@ -74,25 +74,26 @@ class KiwiReceiver:
         """Returns the tuning with the station's default gain filled in; refuses what it can not do."""
         return check_tuning(self._config, tuning, max_gain_db=MAX_GAIN_DB, whole_gain=True)
 
-    async def connect(self, tuning: Tuning) -> KiwiConnection:
-        """Connects, logs in and tunes within 10 s, following at most three redirects."""
-        base, visited = self._config.url, [self._config.url]
+    async def connect(self, tuning: Tuning, permit: Permit) -> KiwiConnection:
+        """Connects, logs in and tunes within 10 s, following at most three redirects, by HTTP or by message."""
+        target, visited = self._config.url, [self._config.url]
         loop = asyncio.get_running_loop()
         deadline = loop.time() + SETUP_LIMIT_S
         while True:
             setup = Setup(self._config, tuning)
+            await permit()
             try:
-                return await self._set_up(base, setup, deadline)
+                return await self._set_up(target, setup, deadline)
             except RedirectError as redirect:
-                base = redirect.url.rstrip("/")
-                if base in visited or len(visited) > MAX_REDIRECT_COUNT:
+                target = redirect.url.rstrip("/")
+                if target in visited or len(visited) > MAX_REDIRECT_COUNT:
                     raise HeimdallError(
                         ErrorReason.ERROR_REASON_UPSTREAM_REDIRECT_LOOP,
                         f"the station redirects in a loop or more than {MAX_REDIRECT_COUNT} times: "
-                        f"{' -> '.join([*visited, base])}",
-                        metadata={"visited": " ".join([*visited, base])},
+                        f"{' -> '.join([*visited, target])}",
+                        metadata={"visited": " ".join([*visited, target])},
                     ) from None
-                visited.append(base)
+                visited.append(target)
             except TimeoutError:
                 raise HeimdallError(
                     ErrorReason.ERROR_REASON_UPSTREAM_SETUP_TIMEOUT,
@@ -105,11 +106,11 @@ class KiwiReceiver:
         """Reads the page /status, which takes no channel."""
         return await read_status(self._session, self._config.url)
 
-    async def _set_up(self, base: str, setup: Setup, deadline: float) -> KiwiConnection:
+    async def _set_up(self, target: str, setup: Setup, deadline: float) -> KiwiConnection:
         loop = asyncio.get_running_loop()
         async with asyncio.timeout_at(deadline):
             started = loop.time()
-            socket = await self._open(base)
+            socket = await self._open(target)
             round_trip_s = loop.time() - started
             try:
                 await socket.send_str(wire.auth_command(self._password))
@@ -130,19 +131,20 @@ class KiwiReceiver:
             socket, facts, setup.frequency_offset_hz, round_trip_s, deadline, self._clock, self._stamp_rule
         )
 
-    async def _open(self, base: str) -> aiohttp.ClientWebSocketResponse:
-        url = f"{base}/{secrets.randbits(32)}/SND"
+    async def _open(self, target: str) -> aiohttp.ClientWebSocketResponse:
+        # What a proxy redirects to is used as it is: its path says which station is meant.
+        url = target if urlsplit(target).path else f"{target}/{secrets.randbits(32)}/SND"
         try:
             return await self._session.ws_connect(
                 url, max_msg_size=_MAX_MESSAGE_BYTES, timeout=aiohttp.ClientWSTimeout(ws_close=CLOSE_LIMIT_S)
             )
         except aiohttp.WSServerHandshakeError as error:
-            raise _handshake_error(base, error) from error
+            raise _handshake_error(target, error) from error
         except (aiohttp.ClientError, OSError) as error:
             raise HeimdallError(
                 ErrorReason.ERROR_REASON_UPSTREAM_UNREACHABLE,
-                f"{base} can not be reached: {cause_of(error)}",
-                metadata={"url": base, "error": cause_of(error)},
+                f"{target} can not be reached: {cause_of(error)}",
+                metadata={"url": target, "error": cause_of(error)},
             ) from error
 
 
@@ -369,14 +371,14 @@ def _lost(cause: str) -> HeimdallError:
     )
 
 
-def _handshake_error(base: str, error: aiohttp.WSServerHandshakeError) -> HeimdallError:
+def _handshake_error(target: str, error: aiohttp.WSServerHandshakeError) -> HeimdallError:
     reason, text = {
         404: (ErrorReason.ERROR_REASON_UPSTREAM_NOT_FOUND, "its proxy knows no such station, or it is offline"),
         403: (ErrorReason.ERROR_REASON_UPSTREAM_ADDRESS_LIMIT, "this address is blacklisted there"),
     }.get(error.status, (ErrorReason.ERROR_REASON_UPSTREAM_UNREACHABLE, "no WebSocket there"))
-    host = urlsplit(base).netloc
+    host = urlsplit(target).netloc
     return HeimdallError(
         reason,
         f"{host} answered the connect with HTTP {error.status}: {text}",
-        metadata={"url": base, "http_status": error.status},
+        metadata={"url": target, "http_status": error.status},
     )

@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 from fetcher_svc.inventory import ReceiverConfig
 from fetcher_svc.receivers import kiwisdr_wire as wire
 from fetcher_svc.receivers.base import Facts, SampleFormat, Tuning
+from fetcher_svc.receivers.http import RedirectError
 from fetcher_svc.receivers.kiwisdr_refusals import REDIRECT_KEY, find_refusal
 from heimdall.common.v1.error_pb2 import ErrorReason
 from heimdall.errors import FieldViolation, HeimdallError, InvalidFieldsError
@@ -16,14 +17,6 @@ _NEEDED: Final = ("badp", "sample_rate", "audio_rate", "freq_offset")
 _MIN_RATE_HZ: Final = 1e3
 _MAX_RATE_HZ: Final = 1e6
 _OFFSET_TOLERANCE_HZ: Final = 0.5
-
-
-class RedirectError(Exception):
-    """The station sends its users elsewhere."""
-
-    def __init__(self, url: str) -> None:
-        super().__init__(url)
-        self.url = url
 
 
 class Setup:

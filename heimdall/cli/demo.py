@@ -25,6 +25,7 @@ from heimdall.local.receivers_file import receiver_ids, with_urls
 _FREQUENCY_HZ = 145.5e6
 _LOG_FOLDER = "logs"
 _RECEIVERS_FILE = "receivers.toml"
+_STATE_FILE = "fetcher.sqlite3"
 _READY_TIMEOUT_S = 20.0
 _SIMULATOR_HOST = "127.0.0.1"
 
@@ -71,6 +72,7 @@ async def _run(folder: Path, duration: Duration) -> Acquisition:
     environment = {
         "HEIMDALL_STORAGE_DATA_DIR": str(folder),
         "HEIMDALL_FETCHER_RECEIVERS_FILE": str(folder / _RECEIVERS_FILE),
+        "HEIMDALL_FETCHER_STATE_FILE": str(folder / _STATE_FILE),
     }
     mesh = LocalMesh(settings, free_ports(settings.mesh.host), environment=environment, log_dir=folder / _LOG_FOLDER)
     # Ports are chosen here, so that the fetcher need not wait for the simulator to tell its own.

@@ -25,13 +25,13 @@ from heimdall.runtime.settings import Settings
     help="Port of the coordinator; fetcher, dsp and storage take the next three. Default: those of the settings.",
 )
 @click.option(
-    "--data-dir", type=click.Path(file_okay=False, path_type=Path), help="Where recordings are kept. Default: settings."
+    "--data-dir", type=click.Path(file_okay=False, path_type=Path), help="Where everything is kept. Default: settings."
 )
 def up(config: Path | None, port_base: int | None, data_dir: Path | None) -> None:
     """Runs the four services as four processes with the embedded stores, until SIGINT or SIGTERM."""
     settings = read_settings(config)
     configure_logs(settings.log, "up")
-    environment = {} if data_dir is None else {"HEIMDALL_STORAGE_DATA_DIR": str(data_dir.resolve())}
+    environment = {} if data_dir is None else _kept_in(data_dir.resolve())
     ports = _settings_ports(settings) if port_base is None else ports_from(port_base)
     run_async(_run(LocalMesh(settings, ports, config=config, environment=environment), settings))
 
@@ -71,6 +71,14 @@ def _cancel_on_signal() -> Iterator[None]:
     finally:
         for number in numbers:
             loop.remove_signal_handler(number)
+
+
+def _kept_in(folder: Path) -> dict[str, str]:
+    """Returns the variables by which the services keep everything in a folder."""
+    return {
+        "HEIMDALL_STORAGE_DATA_DIR": str(folder),
+        "HEIMDALL_FETCHER_STATE_FILE": str(folder / "fetcher.sqlite3"),
+    }
 
 
 def _targets_unlike_settings(targets: Mapping[str, str], settings: Settings) -> str:

@@ -99,6 +99,8 @@ class FetcherSettings(Section):
     """Port to listen on; 0 takes a free one."""
     receivers_file: Path = Path("config/receivers.toml")
     """The receivers that this fetcher owns; a relative path starts at the folder of heimdall.toml."""
+    state_file: Path = Path("heimdall-data/fetcher.sqlite3")
+    """What stations asked of us, for the next start; a relative path starts at the folder of heimdall.toml."""
     ring_bytes: ByteCount = 8 * 1024 * 1024
     """Most sample bytes that one stream holds for a slow consumer before the oldest are dropped."""
     max_stream_count: Count = 64
@@ -214,7 +216,10 @@ def load_settings(path: Path | None = None) -> Settings:
     return settings.model_copy(
         update={
             "fetcher": settings.fetcher.model_copy(
-                update={"receivers_file": (base / settings.fetcher.receivers_file).resolve()}
+                update={
+                    "receivers_file": (base / settings.fetcher.receivers_file).resolve(),
+                    "state_file": (base / settings.fetcher.state_file).resolve(),
+                }
             ),
             "storage": settings.storage.model_copy(update={"data_dir": (base / settings.storage.data_dir).resolve()}),
         }

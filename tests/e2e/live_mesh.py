@@ -75,7 +75,7 @@ def make_mesh_folder(folder: Path, stations: dict[str, dict[str, object]]) -> Li
     ports = free_ports("127.0.0.1")
     targets = {name: f"127.0.0.1:{port}" for name, port in ports.items()}
     sections = [f"[{name}]\nport = {ports[name]}\n" for name in SERVICE_NAMES]
-    sections[1] += 'receivers_file = "receivers.toml"\n'
+    sections[1] += 'receivers_file = "receivers.toml"\nstate_file = "data/fetcher.sqlite3"\n'
     sections[3] += 'data_dir = "data"\n'
     (folder / "heimdall.toml").write_text(
         "[mesh]\n"

@@ -183,7 +183,9 @@ async def running_fetcher(
     file = folder / "receivers.toml"
     await asyncio.to_thread(file.write_text, "\n".join(entries))
     settings = Settings(
-        fetcher=FetcherSettings(port=0, receivers_file=file, **(fetcher or {})),
+        fetcher=FetcherSettings(
+            port=0, receivers_file=file, **{"state_file": folder / "fetcher.sqlite3", **(fetcher or {})}
+        ),
         mesh=MeshSettings(drain_notice_s=0, drain_timeout_s=2),
     )
     async with (

@@ -123,7 +123,7 @@ async def running_mesh(
             Settings(
                 mesh=MeshSettings(**{"drain_notice_s": 0, "drain_timeout_s": 5, **(mesh or {})}),
                 coordinator=CoordinatorSettings(port=0, **(coordinator or {})),
-                fetcher=FetcherSettings(port=0, receivers_file=receivers_file),
+                fetcher=FetcherSettings(port=0, receivers_file=receivers_file, state_file=folder / "fetcher.sqlite3"),
                 dsp=DspSettings(port=0),
                 storage=StorageSettings(port=0, data_dir=folder / "data", **(storage or {})),
             ),

@@ -64,6 +64,7 @@ async def service_process(name: str, folder: Path, variables: Mapping[str, str])
     own = {
         f"HEIMDALL_{name.upper()}_PORT": "0",
         "HEIMDALL_STORAGE_DATA_DIR": str(folder / "data"),
+        "HEIMDALL_FETCHER_STATE_FILE": str(folder / "fetcher.sqlite3"),
         "HEIMDALL_FETCHER_RECEIVERS_FILE": str(REPO_ROOT / "config" / "receivers.toml"),
         "HEIMDALL_MESH_DRAIN_NOTICE_S": "0",
     }

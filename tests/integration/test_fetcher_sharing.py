@@ -145,7 +145,10 @@ async def test_killed_caller_frees_the_receiver_within_a_second(tmp_path: Path) 
         running = simulator.stations["a"]
         file = tmp_path / "receivers.toml"
         await asyncio.to_thread(file.write_text, entry("a", running.url))
-        settings = Settings(fetcher=FetcherSettings(port=0, receivers_file=file), mesh=MeshSettings(drain_notice_s=0))
+        settings = Settings(
+            fetcher=FetcherSettings(port=0, receivers_file=file, state_file=tmp_path / "fetcher.sqlite3"),
+            mesh=MeshSettings(drain_notice_s=0),
+        )
         async with running_server(define(settings), settings) as address:
             victim = await asyncio.create_subprocess_exec(sys.executable, "-c", _VICTIM, address)
             try:
@@ -162,7 +165,7 @@ async def test_silent_caller_is_dropped(tmp_path: Path) -> None:
         file = tmp_path / "receivers.toml"
         await asyncio.to_thread(file.write_text, entry("a", simulator.stations["a"].url))
         settings = Settings(
-            fetcher=FetcherSettings(port=0, receivers_file=file),
+            fetcher=FetcherSettings(port=0, receivers_file=file, state_file=tmp_path / "fetcher.sqlite3"),
             mesh=MeshSettings(drain_notice_s=0, idle_timeout_s=0.6, heartbeat_interval_s=0.2),
         )
 

@@ -163,6 +163,7 @@ async def fault_bench(
         receivers_file.write_text(receivers_toml(simulator, further=receivers or {}, urls=urls or {}))
         environment = {
             "HEIMDALL_FETCHER_RECEIVERS_FILE": str(receivers_file),
+            "HEIMDALL_FETCHER_STATE_FILE": str(folder / "fetcher.sqlite3"),
             "HEIMDALL_STORAGE_DATA_DIR": str(folder / "data"),
             **{f"HEIMDALL_MESH_{name.upper()}_TARGET": target for name, target in (targets or {}).items()},
             **(variables or {}),

@@ -30,7 +30,9 @@ def test_the_shipped_configuration_states_the_defaults(repo_root: Path) -> None:
     defaults = Settings().model_dump()
     assert shipped["fetcher"].pop("receivers_file") == repo_root / "config" / "receivers.toml"
     assert shipped["storage"].pop("data_dir") == repo_root / "heimdall-data"
+    assert shipped["fetcher"].pop("state_file") == repo_root / "heimdall-data" / "fetcher.sqlite3"
     defaults["fetcher"].pop("receivers_file")
+    defaults["fetcher"].pop("state_file")
     defaults["storage"].pop("data_dir")
     assert shipped == defaults
 

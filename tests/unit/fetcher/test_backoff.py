@@ -83,7 +83,7 @@ def test_success_clears_all() -> None:
     rest = Rest()
     for at_s in (0.0, 1.0, 2.0):
         rest.failed(error(R.ERROR_REASON_UPSTREAM_UNREACHABLE), at_s)
-    rest.succeeded()
+    assert rest.succeeded(begun_s=2.0)
     rest.check("torino", 2.0)
     assert rest.last_error is None
 

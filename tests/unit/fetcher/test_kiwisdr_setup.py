@@ -15,9 +15,9 @@ from fetcher_svc.gnss import StampRule
 from fetcher_svc.inventory import ReceiverConfig
 from fetcher_svc.receivers.base import Tuning
 from fetcher_svc.receivers.checks import check_tuning
-from fetcher_svc.receivers.http import open_session
+from fetcher_svc.receivers.http import RedirectError, open_session
 from fetcher_svc.receivers.kiwisdr import KiwiReceiver
-from fetcher_svc.receivers.kiwisdr_setup import RedirectError, Setup
+from fetcher_svc.receivers.kiwisdr_setup import Setup
 from fetcher_svc.receivers.kiwisdr_status import to_probe
 from heimdall.errors import HeimdallError, InvalidFieldsError
 
@@ -230,5 +230,9 @@ async def test_station_whose_description_can_not_be_is_left_at_once() -> None:
             user_name="me",
         )
         with pytest.raises(HeimdallError, match="rf_attn='abc' is no number"):
-            await receiver.connect(Tuning(7.1e6, gain_db=50))
+            await receiver.connect(Tuning(7.1e6, gain_db=50), _permit)
         await asyncio.wait_for(left.wait(), 5)
+
+
+async def _permit() -> None:
+    """Allows every connect."""

@@ -48,6 +48,7 @@ def test_relative_paths_start_at_the_file(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setenv("HEIMDALL_CONFIG", str(path))
     settings = load_settings()
     assert settings.storage.data_dir == tmp_path / "data"
+    assert settings.fetcher.state_file == tmp_path / "heimdall-data" / "fetcher.sqlite3"
     assert settings.fetcher.receivers_file == Path("/etc/receivers.toml")
 
 
