@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import grpc
 import numpy as np
 
+from fetcher_svc.clock import Clock
 from fetcher_svc.service import define
 from heimdall.common.v1 import iq_pb2
 from heimdall.common.v1.error_pb2 import ErrorReason
@@ -175,9 +177,21 @@ async def collect(stream: Stream, caught: Caught | None = None) -> Caught:
 
 @asynccontextmanager
 async def running_fetcher(
-    simulator: Simulator, folder: Path, *entries: str, fetcher: dict[str, Any] | None = None
+    simulator: Simulator,
+    folder: Path,
+    *entries: str,
+    fetcher: dict[str, Any] | None = None,
+    clock: Clock | None = None,
 ) -> AsyncIterator[Bench]:
-    """Runs a fetcher; without entries it owns every station of the simulator."""
+    """Runs a fetcher, which remembers what an earlier one in the folder knew.
+
+    Args:
+        simulator: The stations.
+        folder: Holds its files.
+        entries: Tables of receivers.toml; without any it owns every station of the simulator.
+        fetcher: Further keys of the section [fetcher].
+        clock: Host clock; default: the system's.
+    """
     if not entries:
         entries = tuple(entry(name, running.url) for name, running in simulator.stations.items())
     file = folder / "receivers.toml"
@@ -189,7 +203,7 @@ async def running_fetcher(
         mesh=MeshSettings(drain_notice_s=0, drain_timeout_s=2),
     )
     async with (
-        running_server(define(settings), settings) as address,
+        running_server(define(settings, clock), settings) as address,
         open_channel("fetcher", address) as channel,
     ):
         yield Bench(channel, simulator)
@@ -203,6 +217,16 @@ async def mesh(folder: Path, *stations: StationSpec, **settings: Any) -> AsyncIt
         running_fetcher(simulator, folder, fetcher=settings) as bench,
     ):
         yield simulator, bench
+
+
+class SetClock:
+    """The host clock, put off by so many seconds."""
+
+    def __init__(self, offset_s: float = 0.0) -> None:
+        self.offset_s = offset_s
+
+    def unix_ns(self) -> int:
+        return time.time_ns() + round(self.offset_s * SECOND)
 
 
 async def until(condition: Callable[[], bool], timeout_s: float = 5.0) -> None:
