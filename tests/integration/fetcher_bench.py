@@ -104,10 +104,9 @@ class Caught:
 class Bench:
     """A running fetcher and its client."""
 
-    def __init__(self, channel: grpc.aio.Channel, simulator: Simulator) -> None:
+    def __init__(self, channel: grpc.aio.Channel) -> None:
         self.channel = channel
         self.stub: FetcherServiceAsyncStub = FetcherServiceStub(channel)
-        self.simulator = simulator
 
     @asynccontextmanager
     async def stream(
@@ -206,7 +205,7 @@ async def running_fetcher(
         running_server(define(settings, clock), settings) as address,
         open_channel("fetcher", address) as channel,
     ):
-        yield Bench(channel, simulator)
+        yield Bench(channel)
 
 
 @asynccontextmanager
