@@ -65,7 +65,7 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_CONVERTER_OFFSET_MISMATCH: _ErrorReason.ValueType  # 24
     """The offset that the receiver announces contradicts the converter offset in receivers.toml."""
     ERROR_REASON_RECEIVER_BACKING_OFF: _ErrorReason.ValueType  # 25
-    """The receiver is left alone until its back-off ends."""
+    """The receiver is left alone, after failures or because it was connected as often as is allowed within an hour."""
     ERROR_REASON_UPSTREAM_UNREACHABLE: _ErrorReason.ValueType  # 40
     """The receiver's host refuses connections or does not answer."""
     ERROR_REASON_UPSTREAM_NOT_FOUND: _ErrorReason.ValueType  # 41
@@ -189,7 +189,7 @@ ERROR_REASON_RECEIVER_NOT_READY: ErrorReason.ValueType  # 23
 ERROR_REASON_CONVERTER_OFFSET_MISMATCH: ErrorReason.ValueType  # 24
 """The offset that the receiver announces contradicts the converter offset in receivers.toml."""
 ERROR_REASON_RECEIVER_BACKING_OFF: ErrorReason.ValueType  # 25
-"""The receiver is left alone until its back-off ends."""
+"""The receiver is left alone, after failures or because it was connected as often as is allowed within an hour."""
 ERROR_REASON_UPSTREAM_UNREACHABLE: ErrorReason.ValueType  # 40
 """The receiver's host refuses connections or does not answer."""
 ERROR_REASON_UPSTREAM_NOT_FOUND: ErrorReason.ValueType  # 41

@@ -191,7 +191,7 @@ class Receiver(_message.Message):
 
     @_builtins.property
     def last_error(self) -> _error_pb2.ErrorDetail:
-        """Why the last connection failed; absent if it did not."""
+        """Why the last connection failed, or why no other is made now; absent if it did not and one may be made."""
 
     @_builtins.property
     def retry_time(self) -> _timestamp_pb2.Timestamp:
