@@ -248,13 +248,18 @@ async def _refused(bench: Bench, receiver_id: str) -> HeimdallError:
 
 async def test_a_disk_that_can_not_be_written_makes_the_fetcher_forget_nothing(tmp_path: Path) -> None:
     """The process may write no byte to any file for a while, as on a full disk."""
-    async with Simulator(Scenario(station=(station(fault=[Fault(kind="ip_limit")]),)), any_port=True) as simulator:
-        receiver = entry("a", simulator.stations["a"].url)
+    async with Simulator(Scenario(station=(station(),)), any_port=True) as simulator:
+        running = simulator.stations["a"]
+        receiver = entry("a", running.url)
         async with fetcher_process(tmp_path, receiver) as (service, bench, channel):
             assert await _state_health(channel) == health_pb2.HealthCheckResponse.SERVING
-            _, most = resource.prlimit(service.process.pid, resource.RLIMIT_FSIZE)
-            resource.prlimit(service.process.pid, resource.RLIMIT_FSIZE, (0, most))
-            assert (await refusal(bench)).reason_name == "UPSTREAM_ADDRESS_LIMIT"
+            async with bench.stream() as stream:
+                start_ns = (await next_of(stream, "segment")).segment.available_from_unix_ns
+                _, most = resource.prlimit(service.process.pid, resource.RLIMIT_FSIZE)
+                resource.prlimit(service.process.pid, resource.RLIMIT_FSIZE, (0, most))
+                await running.inject(Fault(kind="ip_limit", after_frame=1))
+                await send_window(stream, start_ns, start_ns + 30 * 10**9)
+                assert (await collect(stream)).end.error.reason == reason("UPSTREAM_ADDRESS_LIMIT")
             assert await _state_health(channel) == health_pb2.HealthCheckResponse.NOT_SERVING
             assert await _state_health(channel, "") == health_pb2.HealthCheckResponse.SERVING
             # It works from memory, and waits for no disk.
@@ -273,7 +278,7 @@ async def test_a_disk_that_can_not_be_written_makes_the_fetcher_forget_nothing(t
         assert service.log.count("event=state_file_writable") == 1
         async with fetcher_process(tmp_path, receiver) as (_, bench, _):
             assert (await refusal(bench)).metadata["cause"] == "UPSTREAM_ADDRESS_LIMIT"
-        assert len(simulator.stations["a"].connection_times) == 1
+        assert len(running.connection_times) == 1
 
 
 async def _state_health(channel: grpc.aio.Channel, backend: str = "/state") -> int:
