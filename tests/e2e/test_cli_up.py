@@ -13,8 +13,8 @@ _SERVICES = {"coordinator_svc", "fetcher_svc", "dsp_svc", "storage_svc"}
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_up_runs_four_processes_and_ends_them_all_on_a_signal(mesh_folder: LiveMesh, number: signal.Signals) -> None:
-    base = free_ports("127.0.0.1")["coordinator"]
-    with mesh_folder.start("up", "--port-base", str(base)) as process:
+    base, kept = free_ports("127.0.0.1")["coordinator"], mesh_folder.folder / "kept"
+    with mesh_folder.start("up", "--port-base", str(base), "--data-dir", str(kept)) as process:
         try:
             lines = read_until_serving(process)
             assert [line.split()[-1] for line in lines] == [f"127.0.0.1:{base + number}" for number in range(4)]
@@ -25,6 +25,7 @@ def test_up_runs_four_processes_and_ends_them_all_on_a_signal(mesh_folder: LiveM
             process.kill()
     assert process.returncode == 0
     assert mesh_folder.process_ids() == {}
+    assert (kept / "fetcher.sqlite3").is_file()
     assert log.count("event=service_stopped") == 4
     assert "Traceback" not in log
 

@@ -63,6 +63,8 @@ def test_the_demo_records_from_seven_receivers_and_leaves_only_files(tmp_path: P
         assert "GNSS" in row
         assert (tmp_path / row[-1]).is_file()
     assert ran.stdout.splitlines()[-1].startswith("kept in kept; wall time ")
+    assert (folder / "fetcher.sqlite3").is_file()
+    assert [path.name for path in tmp_path.iterdir()] == ["kept"], "something was left beside the folder"
     assert _processes_of(folder) == []
 
 

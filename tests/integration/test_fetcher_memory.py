@@ -98,7 +98,7 @@ async def test_a_host_clock_that_jumps_frees_no_station(tmp_path: Path) -> None:
                 receiver = await listed(bench)
                 assert receiver.state == Receiver.STATE_BACKING_OFF
                 left_s = (receiver.retry_time.ToNanoseconds() - clock.unix_ns()) / 1e9
-                assert 24 * HOUR_S - 10 < left_s <= 24 * HOUR_S + 30
+                assert 24 * HOUR_S - 60 < left_s <= 24 * HOUR_S + 30
         # The clock stays where it jumped to.
         async with running_fetcher(simulator, tmp_path, clock=SetClock(30 * 24 * HOUR_S)) as bench:
             assert (await refusal(bench)).metadata["cause"] == "UPSTREAM_ADDRESS_LIMIT"
@@ -118,12 +118,12 @@ async def test_successful_connects_are_bounded_too(tmp_path: Path) -> None:
             shown = await listed(bench)
         assert refused.metadata["cause"] == "MAX_CONNECTS_PER_HOUR"
         assert (refused.metadata["connect_count"], refused.metadata["limit"]) == ("3", "3")
-        assert refused.retry_delay_s == pytest.approx(HOUR_S, abs=15)
+        assert refused.retry_delay_s == pytest.approx(HOUR_S, abs=60)
         assert refused.retry_delay_s == pytest.approx(float(refused.metadata["remaining_s"]), abs=0.06)
         assert shown.state == Receiver.STATE_BACKING_OFF
         assert shown.last_error.reason == reason("RECEIVER_BACKING_OFF")
         assert "max_connects_per_hour" in shown.last_error.message
-        assert shown.retry_time.ToNanoseconds() / 1e9 == pytest.approx(time.time() + HOUR_S, abs=20)
+        assert shown.retry_time.ToNanoseconds() / 1e9 == pytest.approx(time.time() + HOUR_S, abs=60)
         async with running_fetcher(simulator, tmp_path, receiver, clock=SetClock(59 * MINUTE_S)) as bench:
             assert (await refusal(bench)).metadata["cause"] == "MAX_CONNECTS_PER_HOUR"
         assert len(running.connection_times) == 3
@@ -140,11 +140,11 @@ async def test_a_running_stream_reconnects_within_the_bound(tmp_path: Path) -> N
         receiver = entry("a", simulator.stations["a"].url, max_connects_per_hour=2)
         async with running_fetcher(simulator, tmp_path, receiver) as bench:
             await bench.record(0.1)
-        # The first connect is now an hour old, less eight seconds.
-        clock = SetClock(HOUR_S - 8 - (time.monotonic() - times[0]))
+        # The first connect is now an hour old, less twelve seconds.
+        clock = SetClock(HOUR_S - 12 - (time.monotonic() - times[0]))
         async with running_fetcher(simulator, tmp_path, receiver, clock=clock) as bench, bench.stream() as stream:
             start_ns = (await next_of(stream, "segment")).segment.available_from_unix_ns
-            await send_window(stream, start_ns, start_ns + 12 * 10**9)
+            await send_window(stream, start_ns, start_ns + 17 * 10**9)
             caught = await collect(stream)
         assert len(times) == 3
     hour_later = times[0] + HOUR_S - clock.offset_s

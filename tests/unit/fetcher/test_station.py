@@ -65,7 +65,7 @@ async def test_what_a_station_said_is_known_after_a_restart(tmp_path: Path) -> N
         hold = station.find_hold("torino")
         assert hold is not None
         assert hold.metadata["cause"] == "UPSTREAM_KICKED"
-        assert 1190 <= remaining_s(station) <= 1231
+        assert 1170 <= remaining_s(station) <= 1230
         assert station.last_error is not None
         assert station.last_error.message == "the owner ended the connection; 🙂"
         assert station.last_error.metadata == {"message": "it said so"}
@@ -89,7 +89,7 @@ async def test_a_clock_that_was_set_back_makes_no_rest_longer(tmp_path: Path) ->
     async with running(path) as (station, _):
         await refuse(station, R.ERROR_REASON_UPSTREAM_KICKED)
     async with running(path, -10 * DAY_S) as (station, _):
-        assert 1795 <= remaining_s(station) <= 1830
+        assert 1770 <= remaining_s(station) <= 1830
 
 
 async def test_a_clock_step_frees_no_station_and_keeps_none_longer(tmp_path: Path) -> None:
@@ -99,14 +99,14 @@ async def test_a_clock_step_frees_no_station_and_keeps_none_longer(tmp_path: Pat
         async with running(path) as (station, clock):
             await refuse(station, R.ERROR_REASON_UPSTREAM_ADDRESS_LIMIT)
             clock.offset_s += step_s
-            assert DAY_S - 10 <= remaining_s(station) <= DAY_S + 30
+            assert DAY_S - 60 <= remaining_s(station) <= DAY_S + 30
             # What is in the files now is what is left if it were killed now.
             copy = tmp_path / f"killed{step_s}.sqlite3"
             async with asyncio.timeout(20):
                 while not _mentions(path, copy, clock):  # noqa: ASYNC110 (nothing tells when a file has changed)
                     await asyncio.sleep(0.05)
         async with running(copy, step_s) as (station, _):
-            assert DAY_S - 10 <= remaining_s(station) <= DAY_S + 30
+            assert DAY_S - 60 <= remaining_s(station) <= DAY_S + 30
 
 
 def _mentions(path: Path, copy: Path, clock: SetClock) -> bool:
@@ -132,7 +132,7 @@ async def test_connects_are_counted_across_restarts(tmp_path: Path) -> None:
         assert hold is not None
         assert (hold.metadata["connect_count"], hold.metadata["limit"]) == ("3", "3")
         assert hold.metadata["cause"] == "MAX_CONNECTS_PER_HOUR"
-        assert remaining_s(station) == pytest.approx(60, abs=10)
+        assert remaining_s(station) == pytest.approx(60, abs=30)
         with pytest.raises(HeimdallError, match="3 connects within the last hour"):
             await station.count_connect("torino")
     # A clock that was set back makes no connect younger than now.
