@@ -69,22 +69,22 @@ def test_grave_failure_means_rest_at_once() -> None:
 def test_ordinary_failures_mean_rest_after_three_within_a_minute() -> None:
     rest = Rest()
     for at_s in (0.0, 100.0, 110.0):
-        rest.failed(error(R.ERROR_REASON_UPSTREAM_UNREACHABLE), at_s)
+        rest.failed(error(R.ERROR_REASON_UPSTREAM_CONNECTION_LOST), at_s)
         rest.check("torino", at_s)
-    rest.failed(error(R.ERROR_REASON_UPSTREAM_UNREACHABLE), 120.0)
+    rest.failed(error(R.ERROR_REASON_UPSTREAM_CONNECTION_LOST), 120.0)
     assert BREAKER_DELAY_S <= rest.remaining_s(120.0) <= 1.25 * BREAKER_DELAY_S
     # One try after the rest; it fails, and the rest doubles.
-    rest.failed(error(R.ERROR_REASON_UPSTREAM_UNREACHABLE), 160.0)
+    rest.failed(error(R.ERROR_REASON_UPSTREAM_CONNECTION_LOST), 160.0)
     assert 2 * BREAKER_DELAY_S <= rest.remaining_s(160.0) <= 2.5 * BREAKER_DELAY_S
     # However long the rest was, one more try that fails is enough for the next.
-    rest.failed(error(R.ERROR_REASON_UPSTREAM_UNREACHABLE), 240.0)
+    rest.failed(error(R.ERROR_REASON_UPSTREAM_CONNECTION_LOST), 240.0)
     assert 4 * BREAKER_DELAY_S <= rest.remaining_s(240.0) <= 5 * BREAKER_DELAY_S
 
 
 def test_success_clears_all() -> None:
     rest = Rest()
     for at_s in (0.0, 1.0, 2.0):
-        rest.failed(error(R.ERROR_REASON_UPSTREAM_UNREACHABLE), at_s)
+        rest.failed(error(R.ERROR_REASON_UPSTREAM_CONNECTION_LOST), at_s)
     assert rest.succeeded(begun_s=2.0)
     rest.check("torino", 2.0)
     assert rest.last_error is None
@@ -121,14 +121,14 @@ def test_a_lesser_failure_does_not_hide_why_a_station_rests() -> None:
 def test_rests_double_up_to_ten_minutes() -> None:
     rest, now_s = Rest(), 0.0
     for _ in range(3):
-        rest.failed(error(R.ERROR_REASON_UPSTREAM_UNREACHABLE), now_s)
+        rest.failed(error(R.ERROR_REASON_UPSTREAM_CONNECTION_LOST), now_s)
     for wanted_s in (30, 60, 120, 240, 480, 600, 600):
         remaining_s = rest.remaining_s(now_s)
         assert wanted_s <= remaining_s <= min(1.25 * wanted_s, wanted_s + 30)
         assert not rest.is_on_trial(now_s)
         now_s += remaining_s
         assert rest.is_on_trial(now_s)
-        rest.failed(error(R.ERROR_REASON_UPSTREAM_UNREACHABLE), now_s)
+        rest.failed(error(R.ERROR_REASON_UPSTREAM_CONNECTION_LOST), now_s)
 
 
 @pytest.mark.parametrize(
@@ -146,7 +146,7 @@ def test_rest_goes_on_in_another_process() -> None:
     before, after = Rest(), Rest()
     assert before.keep(0.0) is None
     for at_s in (1000.0, 1001.0, 1002.0):
-        before.failed(error(R.ERROR_REASON_UPSTREAM_UNREACHABLE), at_s)
+        before.failed(error(R.ERROR_REASON_UPSTREAM_CONNECTION_LOST), at_s)
     kept = before.keep(1010.0)
     assert kept is not None
     assert 22 <= kept.remaining_s <= 29.5
@@ -154,7 +154,7 @@ def test_rest_goes_on_in_another_process() -> None:
     assert after.remaining_s(5.0) == pytest.approx(kept.remaining_s)
     assert after.last_error is not None
     # It is the second rest, not a first one.
-    after.failed(error(R.ERROR_REASON_UPSTREAM_UNREACHABLE), 40.0)
+    after.failed(error(R.ERROR_REASON_UPSTREAM_CONNECTION_LOST), 40.0)
     assert 60 <= after.remaining_s(40.0) <= 75
 
 
