@@ -12,6 +12,7 @@ from fetcher_svc.inventory import ReceiverConfig
 from fetcher_svc.receivers.base import Receiver, Tuning
 from fetcher_svc.station import Station
 from fetcher_svc.upstream import Upstream
+from heimdall.clock import Clock
 from heimdall.common.v1.error_pb2 import ErrorReason
 from heimdall.errors import HeimdallError
 
@@ -21,17 +22,19 @@ _log = structlog.get_logger(__name__)
 class ReceiverSlots:
     """One receiver with its connections. A slot is taken until its connection is really closed."""
 
-    def __init__(self, config: ReceiverConfig, receiver: Receiver, station: Station) -> None:
+    def __init__(self, config: ReceiverConfig, receiver: Receiver, station: Station, clock: Clock) -> None:
         """Begins with all slots free.
 
         Args:
             config: The receiver's entry in receivers.toml.
             receiver: Its driver.
             station: Where it is; other receivers may be there too.
+            clock: Host clock.
         """
         self.config = config
         self.receiver = receiver
         self.station = station
+        self._clock = clock
         self._upstreams: dict[Upstream, tuple[Tuning, asyncio.Task[None]]] = {}
 
     @property
@@ -94,7 +97,7 @@ class ReceiverSlots:
 
     def _start(self, tuning: Tuning, feed: Feed) -> bool:
         """Connects to the receiver for a stream if its station may be connected now; returns whether it may."""
-        upstream = Upstream(self.config, self.receiver, tuning, self.station)
+        upstream = Upstream(self.config, self.receiver, tuning, self.station, self._clock)
         if not self.station.try_begin(upstream):
             return False
         upstream.add(feed)

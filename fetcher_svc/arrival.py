@@ -29,7 +29,7 @@ class ArrivalModel:
 
         Args:
             end_position: Position after its last sample.
-            arrival_ns: Host clock when it came, in ns since 1970.
+            arrival_ns: UTC when it came, in ns since 1970, by a clock without steps.
             rate_hz: Sample rate.
         """
         origin_ns = arrival_ns - round(end_position * _NS / rate_hz)

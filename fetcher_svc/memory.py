@@ -14,8 +14,8 @@ from typing import Final, Protocol
 import aiosqlite
 import structlog
 
-from fetcher_svc.clock import Clock
 from fetcher_svc.state_file import Memento, open_state_file, put_stations, read_stations
+from heimdall.clock import Clock
 
 _log = structlog.get_logger(__name__)
 

@@ -13,7 +13,6 @@ import structlog
 from grpc_health.v1 import health_pb2
 
 from fetcher_svc.admission import ReceiverSlots
-from fetcher_svc.clock import Clock, SystemClock
 from fetcher_svc.gnss import StampRule
 from fetcher_svc.inventory import ReceiverConfig, load_receivers, read_password
 from fetcher_svc.memory import StationMemory, open_memory
@@ -28,6 +27,7 @@ from fetcher_svc.receivers import DriverTools, build_receiver
 from fetcher_svc.receivers.http import open_session
 from fetcher_svc.session import StreamSession
 from fetcher_svc.station import Station
+from heimdall.clock import Clock, SystemClock
 from heimdall.common.v1.error_pb2 import ErrorReason
 from heimdall.common.v1.iq_pb2 import IqEvent
 from heimdall.errors import BadFieldError, FieldViolation, HeimdallError
@@ -177,14 +177,13 @@ def define(settings: Settings, clock: Clock | None = None) -> ServiceDefinition:
         async with open_session() as session, open_memory(fetcher.state_file, host_clock, tell_writable) as memory:
             tools = DriverTools(
                 session=session,
-                clock=host_clock,
                 stamp_rule=StampRule(fetcher.clock_limit_s, fetcher.gps_utc_offset_s),
                 user_name=fetcher.user_name,
             )
             stations = _stations(configs, memory, host_clock)
             receivers = {
                 config.receiver_id: ReceiverSlots(
-                    config, build_receiver(config, password, tools), stations[_key(config)]
+                    config, build_receiver(config, password, tools), stations[_key(config)], host_clock
                 )
                 for config, password in zip(configs, passwords, strict=True)
             }

@@ -10,11 +10,11 @@ from enum import Enum
 from typing import Final, TypeAlias
 
 from fetcher_svc.admission import ReceiverSlots
-from fetcher_svc.clock import Clock
 from fetcher_svc.cutter import Block, Cutter, Gap, Resume, Segment, Window
 from fetcher_svc.feed import Feed, UpstreamState
 from fetcher_svc.receivers.base import Tuning
 from fetcher_svc.solution import TimeSolution, solve
+from heimdall.clock import Clock
 from heimdall.common.v1.error_pb2 import ErrorReason
 from heimdall.errors import HeimdallError
 
@@ -79,7 +79,7 @@ class Order:
 
 
 class StreamSession:
-    """Joins a caller's wishes with what the receiver sends."""
+    """Joins a caller's wishes with what the receiver sends. Made in the event loop, whose time its deadlines are."""
 
     def __init__(self, slots: ReceiverSlots, order: Order, *, ring_bytes: int, clock: Clock) -> None:
         """Connects to nothing yet.
@@ -88,11 +88,14 @@ class StreamSession:
             slots: The receiver.
             order: What the caller wants, with a checked tuning.
             ring_bytes: Most sample bytes held for a slow caller.
-            clock: Host clock.
+            clock: Host clock; read once, to learn how far off the caller's give_up_time is.
         """
         self._slots = slots
         self._order = order
-        self._clock = clock
+        self._give_up_s: float | None = None
+        if order.give_up_unix_ns is not None:
+            left_s = (order.give_up_unix_ns - clock.unix_ns()) / _NS
+            self._give_up_s = asyncio.get_running_loop().time() + left_s
         self._feed = Feed(ring_bytes)
         self._window: Window | None = None
         self._cutter: Cutter | None = None
@@ -257,28 +260,29 @@ class StreamSession:
             attempt_count=self._feed.attempt_count,
         )
 
-    def _due_ns(self) -> int | None:
-        """Returns when the window's last sample is due by the host clock; None without a window's end."""
-        last = self._feed.last
-        if last is None or self._window is None or self._window.end_unix_ns is None:
+    def _due_s(self) -> float | None:
+        """Returns how long until the window's last sample must have come; None without a window's end."""
+        last, timeline = self._feed.last, self._feed.timeline
+        if last is None or timeline is None or self._window is None or self._window.end_unix_ns is None:
             return None
-        return last.arrival_at(self._window.end_unix_ns) + _DUE_MARGIN_NS
+        due_ns = last.arrival_at(self._window.end_unix_ns) + _DUE_MARGIN_NS
+        return (due_ns - timeline.clock.unix_ns()) / _NS
 
     def _window_over(self) -> bool:
-        due_ns = self._due_ns()
-        return due_ns is not None and self._clock.unix_ns() >= due_ns
+        due_s = self._due_s()
+        return due_s is not None and due_s <= 0
 
     def _given_up(self) -> bool:
-        give_up_ns = self._order.give_up_unix_ns
-        return give_up_ns is not None and self._clock.unix_ns() >= give_up_ns
+        return self._give_up_s is not None and asyncio.get_running_loop().time() >= self._give_up_s
 
     def _seconds_to_deadline(self) -> float:
-        """Returns how long until the clock alone can end the stream."""
-        deadlines = [self._order.give_up_unix_ns]
-        if self._feed.state is not UpstreamState.STREAMING:
-            deadlines.append(self._due_ns())
-        known = [deadline for deadline in deadlines if deadline is not None]
-        return max(0.001, (min(known) - self._clock.unix_ns()) / _NS) if known else STATUS_INTERVAL_S
+        """Returns how long until time alone can end the stream."""
+        left_s = list[float]()
+        if self._give_up_s is not None:
+            left_s.append(self._give_up_s - asyncio.get_running_loop().time())
+        if self._feed.state is not UpstreamState.STREAMING and (due_s := self._due_s()) is not None:
+            left_s.append(due_s)
+        return max(0.001, min(left_s, default=STATUS_INTERVAL_S))
 
     def _not_ready(self) -> HeimdallError:
         return HeimdallError(

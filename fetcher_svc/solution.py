@@ -14,6 +14,8 @@ from fetcher_svc.timeline import Placed, TimeBase
 
 OLD_SOLUTION_S: Final = 60
 """Age of a GNSS solution, in s, from which on the time counts as degraded; it then runs on the receiver's own clock."""
+_TOLD_STEP_NS: Final = 10_000_000
+"""Step of the host clock from which on it is told; less is lost in the uncertainty of arrival times."""
 
 
 class Degradation(Enum):
@@ -81,6 +83,9 @@ def _without_fit(feed: Feed, last: Placed, base: TimeBase, reference: int) -> Ti
     else:
         sigma_ns = 0.0 if feed.timeline is None else feed.timeline.arrival_sigma_ns
         degradation, message = _distrust(feed, last)
+        step_ns = 0 if feed.timeline is None else feed.timeline.clock.step_ns
+        if abs(step_ns) >= _TOLD_STEP_NS:
+            message += f"; the host clock was set by {step_ns / 1e9:+.3f} s after it had dated the first samples"
     return TimeSolution(
         base=base,
         reference_index=0,

@@ -8,9 +8,9 @@ from typing import Final
 import structlog
 
 from fetcher_svc.backoff import TRIAL_DELAY_S, ConnectCount, KeptRest, Rest
-from fetcher_svc.clock import Clock
 from fetcher_svc.memory import StationMemory
 from fetcher_svc.state_file import Memento
+from heimdall.clock import Clock
 from heimdall.common.v1.error_pb2 import ErrorReason
 from heimdall.errors import HeimdallError
 

@@ -13,6 +13,7 @@ from fetcher_svc.arrival import ArrivalModel
 from fetcher_svc.gnss import StampQuality
 from fetcher_svc.receivers.base import Facts, Frame
 from fetcher_svc.run_tracker import Loss, LossReason, RunTracker, Tracked
+from heimdall.clock import SteadyClock, SystemClock
 from heimdall.errors import HeimdallError
 
 _NS = 1e9
@@ -55,14 +56,21 @@ class Placed:
         return self.unix_ns + round((position - self.position) * _NS / self.rate_hz)
 
     def arrival_at(self, unix_ns: int) -> int:
-        """Returns when a sample of that time is due here by the host clock if it travels as this frame did, in ns."""
+        """Returns when a sample of that time is due here if it travels as this frame did, by the clock of arrivals."""
         return unix_ns + self.frame.arrival_unix_ns - self.time_at(self.end)
 
 
 class Timeline:
     """The axis of one receiver, over all its connections."""
 
-    def __init__(self) -> None:
+    def __init__(self, clock: SteadyClock | None = None) -> None:
+        """Begins without a connection.
+
+        Args:
+            clock: Dates the arrivals of all connections, since what lies between two of them is measured by it;
+                default: that of this host.
+        """
+        self.clock = SteadyClock(SystemClock()) if clock is None else clock
         self._run = -1
         self._tracker: RunTracker | None = None
         self._offset: int | None = None
@@ -92,10 +100,13 @@ class Timeline:
 
     @property
     def arrival_sigma_ns(self) -> float:
-        """Uncertainty of times that come from arrivals, with what the origin in use is off the newest arrivals."""
+        """Uncertainty of times that come from arrivals, with what the origin in use is off the newest arrivals.
+
+        If the host clock was set meanwhile nobody knows whether it was right before or is now, so that counts too.
+        """
         newest_ns, used_ns = self._arrivals.origin_ns, self._arrival_origin_ns
         drift_ns = 0 if newest_ns is None or used_ns is None else newest_ns - used_ns
-        return math.hypot(self._arrivals.sigma_ns(self._round_trip_s), drift_ns)
+        return math.hypot(self._arrivals.sigma_ns(self._round_trip_s), drift_ns, self.clock.step_ns)
 
     def begin_run(self, facts: Facts, round_trip_s: float, cause: HeimdallError | None = None) -> None:
         """Begins a connection.

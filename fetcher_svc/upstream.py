@@ -16,6 +16,7 @@ from fetcher_svc.receivers.base import Connection, Facts, Frame, Notice, Receive
 from fetcher_svc.run_tracker import Loss
 from fetcher_svc.station import Station
 from fetcher_svc.timeline import Placed, Timeline
+from heimdall.clock import Clock, SteadyClock
 from heimdall.common.v1.error_pb2 import ErrorReason
 from heimdall.errors import HeimdallError
 
@@ -30,7 +31,9 @@ RATE_CHANGE_LIMIT: Final = 1e-3
 class Upstream:
     """Connects, streams and reconnects until it is cancelled or can not go on."""
 
-    def __init__(self, config: ReceiverConfig, receiver: Receiver, tuning: Tuning, station: Station) -> None:
+    def __init__(
+        self, config: ReceiverConfig, receiver: Receiver, tuning: Tuning, station: Station, clock: Clock
+    ) -> None:
         """Connects to nothing yet.
 
         Args:
@@ -38,6 +41,7 @@ class Upstream:
             receiver: The receiver.
             tuning: What to set it to, checked.
             station: Says when it may be connected, and takes note of failures and successes.
+            clock: Host clock; read once, so that a step of it does not reach the samples of any connection.
         """
         self._log = _log.bind(receiver_id=config.receiver_id)
         self._config = config
@@ -45,7 +49,7 @@ class Upstream:
         self._tuning = tuning
         self._station = station
         self._feeds: list[Feed] = []
-        self._timeline = Timeline()
+        self._timeline = Timeline(SteadyClock(clock))
         self._state = UpstreamState.CONNECTING
         self._facts: Facts | None = None
         self._described: Described | None = None
@@ -120,7 +124,7 @@ class Upstream:
             self._attempt_count += 1
             for feed in self._feeds:
                 feed.attempt_count += 1
-            connection = await self._receiver.connect(self._tuning, self._count_connect)
+            connection = await self._receiver.connect(self._tuning, self._count_connect, self._timeline.clock)
         except HeimdallError as error:
             await self._station.failed(self, error)
             return error

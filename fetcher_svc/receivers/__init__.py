@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 import aiohttp
 
-from fetcher_svc.clock import Clock
 from fetcher_svc.gnss import StampRule
 from fetcher_svc.inventory import ReceiverConfig
 from fetcher_svc.receivers.base import Receiver
@@ -18,7 +17,6 @@ class DriverTools:
     """What drivers share."""
 
     session: aiohttp.ClientSession
-    clock: Clock
     stamp_rule: StampRule
     user_name: str
 
@@ -37,7 +35,6 @@ def build_receiver(config: ReceiverConfig, password: str, tools: DriverTools) ->
                 config,
                 password,
                 session=tools.session,
-                clock=tools.clock,
                 stamp_rule=tools.stamp_rule,
                 user_name=tools.user_name,
             )

@@ -8,6 +8,7 @@ from enum import Enum
 from typing import Protocol, TypeAlias
 
 from fetcher_svc.gnss import StampQuality
+from heimdall.clock import Clock
 from heimdall.errors import HeimdallError
 
 Permit: TypeAlias = Callable[[], Awaitable[None]]
@@ -78,7 +79,7 @@ class Frame:
     """Age of the receiver's GNSS solution in s."""
     stamp_quality: StampQuality
     arrival_unix_ns: int
-    """Host clock when the frame came."""
+    """UTC in ns since 1970 when the frame came, by the clock that the connection was made with."""
     overload: bool = False
     """Whether the receiver's converter was overloaded."""
     level_dbm: float | None = None
@@ -155,8 +156,13 @@ class Receiver(Protocol):
         """
         ...
 
-    async def connect(self, tuning: Tuning, permit: Permit) -> Connection:
+    async def connect(self, tuning: Tuning, permit: Permit, clock: Clock) -> Connection:
         """Connects, logs in and tunes.
+
+        Args:
+            tuning: What to set the receiver to, checked.
+            permit: Asked before every socket.
+            clock: Dates the arrival of frames; a step of it would look like lost or surplus samples.
 
         Raises:
             HeimdallError: If the receiver refuses or can not be reached, with the cause; or what the permit raised.

@@ -11,7 +11,6 @@ from urllib.parse import urlsplit
 import aiohttp
 import structlog
 
-from fetcher_svc.clock import Clock
 from fetcher_svc.gnss import StampQuality, StampRule
 from fetcher_svc.inventory import ReceiverConfig
 from fetcher_svc.receivers import kiwisdr_wire as wire
@@ -21,6 +20,7 @@ from fetcher_svc.receivers.http import MAX_REDIRECT_COUNT, RedirectError, cause_
 from fetcher_svc.receivers.kiwisdr_refusals import find_refusal
 from fetcher_svc.receivers.kiwisdr_setup import Setup
 from fetcher_svc.receivers.kiwisdr_status import read_status
+from heimdall.clock import Clock
 from heimdall.common.v1.error_pb2 import ErrorReason
 from heimdall.errors import HeimdallError
 
@@ -49,7 +49,6 @@ class KiwiReceiver:
         password: str,
         *,
         session: aiohttp.ClientSession,
-        clock: Clock,
         stamp_rule: StampRule,
         user_name: str,
     ) -> None:
@@ -59,14 +58,12 @@ class KiwiReceiver:
             config: Its entry in receivers.toml.
             password: Its password, empty for none.
             session: HTTP session of the service.
-            clock: Host clock.
             stamp_rule: When a stamp is trusted.
             user_name: Who connects, as the station's owner sees it.
         """
         self._config = config
         self._password = password
         self._session = session
-        self._clock = clock
         self._stamp_rule = stamp_rule
         self._user_name = user_name
 
@@ -74,7 +71,7 @@ class KiwiReceiver:
         """Returns the tuning with the station's default gain filled in; refuses what it can not do."""
         return check_tuning(self._config, tuning, max_gain_db=MAX_GAIN_DB, whole_gain=True)
 
-    async def connect(self, tuning: Tuning, permit: Permit) -> KiwiConnection:
+    async def connect(self, tuning: Tuning, permit: Permit, clock: Clock) -> KiwiConnection:
         """Connects, logs in and tunes within 10 s, following at most three redirects, by HTTP or by message."""
         target, visited = self._config.url, [self._config.url]
         loop = asyncio.get_running_loop()
@@ -83,7 +80,7 @@ class KiwiReceiver:
             setup = Setup(self._config, tuning)
             await permit()
             try:
-                return await self._set_up(target, setup, deadline)
+                return await self._set_up(target, setup, deadline, clock)
             except RedirectError as redirect:
                 target = redirect.url.rstrip("/")
                 if target in visited or len(visited) > MAX_REDIRECT_COUNT:
@@ -106,7 +103,7 @@ class KiwiReceiver:
         """Reads the page /status, which takes no channel."""
         return await read_status(self._session, self._config.url)
 
-    async def _set_up(self, target: str, setup: Setup, deadline: float) -> KiwiConnection:
+    async def _set_up(self, target: str, setup: Setup, deadline: float, clock: Clock) -> KiwiConnection:
         loop = asyncio.get_running_loop()
         async with asyncio.timeout_at(deadline):
             started = loop.time()
@@ -127,9 +124,7 @@ class KiwiReceiver:
                 if isinstance(error, wire.WireError):
                     raise HeimdallError(ErrorReason.ERROR_REASON_UPSTREAM_PROTOCOL_ERROR, str(error)) from error
                 raise
-        return KiwiConnection(
-            socket, facts, setup.frequency_offset_hz, round_trip_s, deadline, self._clock, self._stamp_rule
-        )
+        return KiwiConnection(socket, facts, setup.frequency_offset_hz, round_trip_s, deadline, clock, self._stamp_rule)
 
     async def _open(self, target: str) -> aiohttp.ClientWebSocketResponse:
         # What a proxy redirects to is used as it is: its path says which station is meant.
@@ -169,7 +164,7 @@ class KiwiConnection:
             frequency_offset_hz: The offset that the station announced.
             round_trip_s: Time of the connect.
             first_frame_deadline: Loop time at which the first frame must have come.
-            clock: Host clock.
+            clock: Dates the arrival of frames.
             stamp_rule: When a stamp is trusted.
         """
         self._socket = socket

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 import grpc
 import numpy as np
 
-from fetcher_svc.clock import Clock
 from fetcher_svc.service import define
+from heimdall.clock import Clock
 from heimdall.common.v1 import iq_pb2
 from heimdall.common.v1.error_pb2 import ErrorReason
 from heimdall.common.v1.receiver_pb2 import Tuning

@@ -10,7 +10,6 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
-from fetcher_svc.clock import SystemClock
 from fetcher_svc.gnss import StampRule
 from fetcher_svc.inventory import ReceiverConfig
 from fetcher_svc.receivers.base import Tuning
@@ -19,6 +18,7 @@ from fetcher_svc.receivers.http import RedirectError, open_session
 from fetcher_svc.receivers.kiwisdr import KiwiReceiver
 from fetcher_svc.receivers.kiwisdr_setup import Setup
 from fetcher_svc.receivers.kiwisdr_status import to_probe
+from heimdall.clock import SystemClock
 from heimdall.errors import HeimdallError, InvalidFieldsError
 
 RATE = b"MSG sample_rate=11998.902088"
@@ -225,12 +225,11 @@ async def test_station_whose_description_can_not_be_is_left_at_once() -> None:
             config(url=str(server.make_url("/")).rstrip("/")),
             "",
             session=session,
-            clock=SystemClock(),
             stamp_rule=StampRule(),
             user_name="me",
         )
         with pytest.raises(HeimdallError, match="rf_attn='abc' is no number"):
-            await receiver.connect(Tuning(7.1e6, gain_db=50), _permit)
+            await receiver.connect(Tuning(7.1e6, gain_db=50), _permit, SystemClock())
         await asyncio.wait_for(left.wait(), 5)
 
 
