@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from functools import partial
 from typing import Final
 
@@ -22,6 +20,7 @@ from coordinator_svc.stop import StopSignal
 from coordinator_svc.tasks import end
 from coordinator_svc.validation import Plan, out_of_range
 from coordinator_svc.window import NS, Window, choose_window
+from heimdall.clock import SteadyClock
 from heimdall.common.v1.acquisition_pb2 import Acquisition, ReceiverOutcome
 from heimdall.common.v1.error_pb2 import ErrorReason
 from heimdall.errors import HeimdallError
@@ -39,6 +38,9 @@ _CANCEL_S: Final = 5.0
 _CLOSE_SHARE: Final = 0.1
 """Part of the finish allowance that is kept back to close everything before the deadline."""
 
+_CLOCK_CHECK_S: Final = 1.0
+"""How often the host clock is looked at while an acquisition waits for its start."""
+
 
 @dataclass(frozen=True)
 class Job:
@@ -50,6 +52,8 @@ class Job:
     """What it asks for, with the defaults filled in."""
     receivers: Sequence[OwnedReceiver]
     """The receivers in the order of the spec."""
+    clock: SteadyClock
+    """UTC as it was known when the acquisition was accepted: its deadline and the times of its report go by it."""
 
 
 class AcquisitionRun:
@@ -64,7 +68,7 @@ class AcquisitionRun:
             settings: All settings.
         """
         loop = asyncio.get_running_loop()
-        self.report: Final = Report(job.acquisition)
+        self.report: Final = Report(job.acquisition, job.clock)
         """The acquisition as it is now."""
         self._job = job
         self._peers = peers
@@ -72,10 +76,8 @@ class AcquisitionRun:
         self._stop = StopSignal()
         self._window: asyncio.Future[Window] = loop.create_future()
         self._record = StoredRecord(peers.archive, job.acquisition.revision)
-        lead_s = _seconds_until(job.plan.start_unix_ns) - job.plan.max_wait_s if job.plan.start_unix_ns else 0.0
-        self._prepare_at_s = loop.time() + max(0.0, lead_s)
-        left_s = job.acquisition.deadline_time.ToDatetime(UTC) - datetime.now(UTC)
-        self._deadline_s = loop.time() + max(0.0, left_s.total_seconds())
+        left_ns = job.acquisition.deadline_time.ToNanoseconds() - job.clock.unix_ns()
+        self._deadline_s = loop.time() + max(0.0, left_ns / NS)
         self._alarms = list[asyncio.TimerHandle]()
         self._captures = self._make_captures()
 
@@ -135,8 +137,9 @@ class AcquisitionRun:
                 spec=acquisition.spec,
                 owned=owned,
                 max_wait_s=plan.max_wait_s,
-                give_up_unix_ns=acquisition.deadline_time.ToNanoseconds(),
+                give_up_s=self._deadline_s,
                 max_listed_gaps=max_listed_gaps,
+                clock=self._job.clock,
             )
             captures.append(
                 Capture(
@@ -153,11 +156,26 @@ class AcquisitionRun:
 
     async def _wait_until_due(self) -> None:
         """Waits, if the window lies in the future, until it is time to connect."""
-        due = asyncio.create_task(asyncio.sleep(self._prepare_at_s - asyncio.get_running_loop().time()))
+        due = asyncio.create_task(self._reach_start())
         try:
             await self._stop.let_finish(due, grace_s=0.0)
         finally:
             await end(due)
+
+    async def _reach_start(self) -> None:
+        plan = self._job.plan
+        if plan.start_unix_ns is None:
+            return
+        connect_unix_ns = plan.start_unix_ns - round(plan.max_wait_s * NS)
+        while (left_ns := connect_unix_ns - self._latest_unix_ns()) > 0:  # noqa: ASYNC110 (setting a clock tells nobody)
+            await asyncio.sleep(min(left_ns / NS, _CLOCK_CHECK_S))
+
+    def _latest_unix_ns(self) -> int:
+        """Returns UTC now, the later of two if the host clock was set since the acquisition was accepted.
+
+        Which of them is right is not known. What comes too early has to wait; what comes too late loses samples.
+        """
+        return max(self._job.clock.unix_ns(), self._job.clock.host.unix_ns())
 
     async def _prepare(self) -> None:
         """Waits until every receiver streams or definitely does not, at most as long as the caller allows."""
@@ -179,16 +197,16 @@ class AcquisitionRun:
             what = f"no receiver was streaming after {plan.max_wait_s:g} s"
             self._give_up_on_silent(what, max_wait_s=plan.max_wait_s)
             return False
-        window = choose_window(ready, plan.duration_ns, time.time_ns())
+        window = choose_window(ready, plan.duration_ns, self._latest_unix_ns())
         if plan.start_unix_ns is not None:
             window = Window(plan.start_unix_ns, plan.start_unix_ns + plan.duration_ns)
         live = self.report.live
         live.window_start_unix_ns, live.window_end_unix_ns = window.start_unix_ns, window.end_unix_ns
         self._window.set_result(window)
         self._set_state(Acquisition.STATE_CAPTURING)
-        left_s = max(0.0, _seconds_until(window.end_unix_ns))
+        due = [due_s for capture in self._captures if (due_s := capture.due_s(window.end_unix_ns)) is not None]
         give_up = partial(self._give_up_on_silent, "the receiver was not streaming before the window ended")
-        self._alarms.append(asyncio.get_running_loop().call_later(left_s, give_up))
+        self._alarms.append(asyncio.get_running_loop().call_at(max(due), give_up))
         _log.info(
             "window_chosen",
             acquisition_id=self.acquisition_id,
@@ -217,7 +235,7 @@ class AcquisitionRun:
         final = self.report.snapshot()
         final.revision += 1
         conclude_acquisition(final, self._job.plan.min_receivers, self._stop.reason)
-        final.end_time.GetCurrentTime()
+        final.end_time.FromNanoseconds(self.report.now_unix_ns())
         final.update_time.CopyFrom(final.end_time)
         saving = asyncio.create_task(self._record.save_terminal(final))
         try:
@@ -255,7 +273,3 @@ class AcquisitionRun:
     def _set_state(self, state: Acquisition.State.ValueType) -> None:
         self.report.live.state = state
         self.report.changed()
-
-
-def _seconds_until(unix_ns: int) -> float:
-    return (unix_ns - time.time_ns()) / NS

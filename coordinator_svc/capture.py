@@ -21,6 +21,7 @@ from coordinator_svc.stop import StopSignal
 from coordinator_svc.storage_link import RecordingWriter
 from coordinator_svc.tasks import end
 from coordinator_svc.window import NS, Window
+from heimdall.clock import SteadyClock
 from heimdall.common.v1.acquisition_pb2 import AcquisitionSpec, ReceiverOutcome
 from heimdall.common.v1.error_pb2 import ErrorDetail, ErrorReason
 from heimdall.common.v1.iq_pb2 import Block, End, EndReason, Gap, GapReason, IqEvent, Segment, Status, StreamState
@@ -55,10 +56,12 @@ class CaptureOrder:
     """The receiver and its fetcher."""
     max_wait_s: float
     """How long the fetcher waits for a free slot."""
-    give_up_unix_ns: int
-    """When the acquisition ends at the latest."""
+    give_up_s: float
+    """Time of the event loop at which the acquisition ends at the latest."""
     max_listed_gaps: int
     """Most gaps that the outcome lists."""
+    clock: SteadyClock
+    """UTC as the acquisition has it."""
 
 
 class Capture:
@@ -105,14 +108,15 @@ class Capture:
         self._last_notice: ErrorDetail | None = None
         self._next_unix_ns: int | None = None
         stream = StreamOrder(
-            order.acquisition_id, receiver.receiver_id, order.spec.tuning, order.max_wait_s, order.give_up_unix_ns
+            order.acquisition_id, receiver.receiver_id, order.spec.tuning, order.max_wait_s, order.give_up_s
         )
-        self._link = FetcherLink(peers.fetchers[order.owned.target], stream, window, settings.mesh)
+        self._link = FetcherLink(peers.fetchers[order.owned.target], stream, window, settings.mesh, order.clock.host)
         opening = WriteRecordingRequest.Open(acquisition_id=order.acquisition_id, receiver=receiver, spec=order.spec)
         self._writer = RecordingWriter(
             peers.storage,
             opening,
             settings.mesh,
+            order.clock,
             max_unacknowledged_bytes=settings.coordinator.unacknowledged_bytes,
             on_progress=self._stored_more,
             on_failure=self._writer_failed,
@@ -123,6 +127,14 @@ class Capture:
             measurement=order.spec.measurement,
         )
         self._measurer = Measurer(peers.dsp, config, peers.archive, settings.mesh)
+
+    def due_s(self, unix_ns: int) -> float | None:
+        """Returns the time of the event loop at which a sample is due; None while the receiver does not stream.
+
+        Args:
+            unix_ns: UTC of the sample in ns since 1970, by the receiver's own time.
+        """
+        return self._link.due_s(unix_ns)
 
     async def run(self) -> None:
         """Runs the capture to its outcome; never fails, since every failure is part of the outcome."""

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from typing import TYPE_CHECKING, Final
 
 import structlog
@@ -14,6 +13,7 @@ import structlog
 from coordinator_svc.backoff import Backoff, is_transport_failure
 from coordinator_svc.tasks import end
 from coordinator_svc.window import NS, Window
+from heimdall.clock import Clock
 from heimdall.common.v1.error_pb2 import ErrorReason
 from heimdall.common.v1.iq_pb2 import Block, End, Gap, IqEvent, Segment
 from heimdall.common.v1.receiver_pb2 import Tuning
@@ -49,8 +49,8 @@ class StreamOrder:
     """What it is set to."""
     max_wait_s: float
     """How long the fetcher waits for a free slot."""
-    give_up_unix_ns: int
-    """When the acquisition ends at the latest."""
+    give_up_s: float
+    """Time of the event loop at which the acquisition ends at the latest."""
 
 
 class FetcherLink:
@@ -62,6 +62,7 @@ class FetcherLink:
         order: StreamOrder,
         window: asyncio.Future[Window],
         settings: MeshSettings,
+        clock: Clock,
     ) -> None:
         """Prepares the link; connects to nothing yet.
 
@@ -70,15 +71,18 @@ class FetcherLink:
             order: What is asked of it.
             window: The window, once it is chosen.
             settings: Heartbeats and idle times.
+            clock: Host clock, in whose time the fetcher is told when to give up.
         """
         self._stub = stub
         self._order = order
         self._window = window
         self._settings = settings
+        self._clock = clock
         self._stopping = asyncio.Event()
         self._backoff = Backoff(max_s=_MAX_RETRY_DELAY_S)
         self._segment: Segment | None = None
         self._origin_unix_ns: int | None = None
+        self._lead_s: float | None = None
         self.next_index = 0
         """Index after the last block or gap."""
         self.attempt_count = 0
@@ -89,6 +93,16 @@ class FetcherLink:
     def stop(self) -> None:
         """Asks the fetcher to flush and end the stream."""
         self._stopping.set()
+
+    def due_s(self, unix_ns: int) -> float | None:
+        """Returns the time of the event loop at which a sample is due; None before the first segment.
+
+        Reckoned from the fastest delivery so far, by the receiver's own time: it may differ from this host's.
+
+        Args:
+            unix_ns: UTC of the sample in ns since 1970.
+        """
+        return None if self._lead_s is None else unix_ns / NS + self._lead_s
 
     async def stream(self, deliver: Callable[[IqEvent], Awaitable[None]]) -> End:
         """Delivers every event but heartbeats, in order and without a seam, and returns the end.
@@ -157,7 +171,8 @@ class FetcherLink:
             receiver_id=order.receiver_id, tuning=order.tuning, acquisition_id=order.acquisition_id
         )
         opening.max_wait.FromTimedelta(timedelta(seconds=order.max_wait_s))
-        opening.give_up_time.FromDatetime(datetime.fromtimestamp(order.give_up_unix_ns / NS, UTC))
+        left_s = order.give_up_s - asyncio.get_running_loop().time()
+        opening.give_up_time.FromNanoseconds(self._clock.unix_ns() + round(left_s * NS))
         if self._segment is not None and self._window.done():
             opening.resume = True
             opening.resume_sample_index = self.next_index
@@ -190,6 +205,7 @@ class FetcherLink:
         known, self._segment = self._segment, segment
         self.trouble = None
         if known is None:
+            self._note_delivery(segment.available_from_unix_ns)
             return True
         self._backoff.succeeded()
         change = abs(segment.sample_rate_hz / known.sample_rate_hz - 1)
@@ -208,9 +224,15 @@ class FetcherLink:
         self._check_index("block.first_sample_index", block.first_sample_index)
         if self._segment is not None:
             # Anew with each block: over a whole stream the announced rate errs by many samples, over one loss by few.
-            before_ns = round(block.first_sample_index * NS / self._segment.sample_rate_hz)
-            self._origin_unix_ns = block.first_sample_unix_ns - before_ns
+            rate_hz = self._segment.sample_rate_hz
+            self._origin_unix_ns = block.first_sample_unix_ns - round(block.first_sample_index * NS / rate_hz)
+            self._note_delivery(block.first_sample_unix_ns + round(block.sample_count * NS / rate_hz))
         self.next_index += block.sample_count
+
+    def _note_delivery(self, unix_ns: int) -> None:
+        """Notes that the sample of that time has come by now."""
+        lead_s = asyncio.get_running_loop().time() - unix_ns / NS
+        self._lead_s = lead_s if self._lead_s is None else min(self._lead_s, lead_s)
 
     def _take_gap(self, gap: Gap) -> None:
         self._check_window("gap")
@@ -241,9 +263,10 @@ class FetcherLink:
             return None
         if self._stopping.is_set():
             return None
-        end_unix_ns = self._window.result().end_unix_ns if self._window.done() else self._order.give_up_unix_ns
-        left_s = (end_unix_ns - time.time_ns()) / NS + _AFTER_WINDOW_S
-        return delay_s if delay_s < left_s else None
+        # Without a segment there is nothing to reckon with; whoever waits for one gives up at the window's end.
+        over_s = self.due_s(self._window.result().end_unix_ns) if self._window.done() else None
+        until_s = self._order.give_up_s if over_s is None else over_s + _AFTER_WINDOW_S
+        return delay_s if delay_s < until_s - asyncio.get_running_loop().time() else None
 
 
 def _description(segment: Segment) -> Segment:

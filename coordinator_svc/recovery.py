@@ -15,6 +15,7 @@ from coordinator_svc.record import StoredRecord
 from coordinator_svc.storage_link import close_abandoned
 from coordinator_svc.window import Window
 from heimdall.client import TERMINAL_STATES
+from heimdall.clock import Clock
 from heimdall.common.v1.acquisition_pb2 import Acquisition, ReceiverOutcome
 from heimdall.common.v1.error_pb2 import ErrorReason
 from heimdall.common.v1.measurement_pb2 import Measurement
@@ -39,9 +40,17 @@ _PAGE_SIZE: Final = 100
 class Recovery:
     """Brings acquisitions to a terminal state without running them."""
 
-    def __init__(self, peers: Peers, settings: MeshSettings) -> None:
+    def __init__(self, peers: Peers, settings: MeshSettings, clock: Clock) -> None:
+        """Takes the means.
+
+        Args:
+            peers: The services.
+            settings: Heartbeats and idle times.
+            clock: Host clock.
+        """
         self._peers = peers
         self._settings = settings
+        self._clock = clock
 
     async def settle_all(self) -> None:
         """Settles every acquisition that storage has as unfinished; tries until storage answers."""
@@ -105,7 +114,8 @@ class Recovery:
         revision = acquisition.revision
         conclude_acquisition(acquisition, acquisition.spec.min_receivers or 1, cause)
         acquisition.revision += 1
-        acquisition.end_time.GetCurrentTime()
+        # The clock may have been set back since the coordinator that is gone last looked at it.
+        acquisition.end_time.FromNanoseconds(max(self._clock.unix_ns(), acquisition.update_time.ToNanoseconds()))
         acquisition.update_time.CopyFrom(acquisition.end_time)
         await StoredRecord(self._peers.archive, revision).save_terminal(acquisition)
         _log.info(
@@ -135,7 +145,7 @@ class Recovery:
             window_end_unix_ns=window.end_unix_ns,
         )
         try:
-            await close_abandoned(self._peers.storage, opening, recording, cause, self._settings)
+            await close_abandoned(self._peers.storage, opening, recording, cause, self._settings, self._clock.unix_ns())
         except HeimdallError as error:
             if error.reason == ErrorReason.ERROR_REASON_RECORDING_FINISHED:
                 return None

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-import time
 import uuid
 from collections.abc import Coroutine
 from contextlib import ExitStack
@@ -30,6 +29,7 @@ from coordinator_svc.validation import (
 )
 from coordinator_svc.window import NS
 from heimdall.client import TERMINAL_STATES
+from heimdall.clock import Clock, SteadyClock
 from heimdall.common.v1.acquisition_pb2 import Acquisition, AcquisitionSpec, ReceiverOutcome
 from heimdall.common.v1.error_pb2 import ErrorReason
 from heimdall.errors import HeimdallError
@@ -48,7 +48,9 @@ _SHUT_DOWN_S: Final = 3.0
 class Registry:
     """Accepts acquisitions and owns their tasks."""
 
-    def __init__(self, peers: Peers, directory: ReceiverDirectory, settings: Settings, drain: Drain) -> None:
+    def __init__(
+        self, peers: Peers, directory: ReceiverDirectory, settings: Settings, drain: Drain, clock: Clock
+    ) -> None:
         """Starts with none.
 
         Args:
@@ -56,12 +58,14 @@ class Registry:
             directory: Which fetcher owns which receiver.
             settings: All settings.
             drain: Told of every acquisition, so that a stopping coordinator waits for it.
+            clock: Host clock.
         """
         self._peers = peers
         self._directory = directory
         self._settings = settings
         self._drain = drain
-        self._recovery = Recovery(peers, settings.mesh)
+        self._clock = clock
+        self._recovery = Recovery(peers, settings.mesh, clock)
         self._runs = dict[str, AcquisitionRun]()
         self._starting = dict[str, asyncio.Task[Acquisition]]()
         self._settling = dict[str, asyncio.Task[None]]()
@@ -129,7 +133,8 @@ class Registry:
                 if stored is None:
                     raise
                 return _same(stored, spec)
-            acquisition = self._new(acquisition_id, spec, request_id, plan)
+            clock = SteadyClock(self._clock)
+            acquisition = self._new(acquisition_id, spec, request_id, plan, clock.unix_ns())
             try:
                 await self._peers.archive.put(acquisition, 0)
             except HeimdallError as error:
@@ -144,7 +149,7 @@ class Registry:
                 if acquisition.state in TERMINAL_STATES:
                     return acquisition
                 # Stored by an earlier try whose answer was lost, so nobody runs it.
-            run = AcquisitionRun(Job(acquisition, plan, receivers), self._peers, self._settings)
+            run = AcquisitionRun(Job(acquisition, plan, receivers, clock), self._peers, self._settings)
             self._runs[acquisition_id] = run
             snapshot = run.report.snapshot()
             self._own(self._run(run, stack.pop_all()))
@@ -165,7 +170,7 @@ class Registry:
                 ErrorReason.ERROR_REASON_SERVICE_UNAVAILABLE,
                 "the coordinator still settles what was unfinished when it started, or waits for storage to do so",
             )
-        violations = check_spec(spec, limits, time.time_ns())
+        violations = check_spec(spec, limits, self._clock.unix_ns())
         known = await self._directory.lookup(spec.receiver_ids[: limits.max_receiver_count])
         unknown = check_known(spec.receiver_ids, known)
         unreachable = self._directory.unreachable
@@ -188,7 +193,9 @@ class Registry:
             )
         return make_plan(spec, limits), receivers
 
-    def _new(self, acquisition_id: str, spec: AcquisitionSpec, request_id: str, plan: Plan) -> Acquisition:
+    def _new(
+        self, acquisition_id: str, spec: AcquisitionSpec, request_id: str, plan: Plan, now_unix_ns: int
+    ) -> Acquisition:
         acquisition = Acquisition(
             acquisition_id=acquisition_id,
             spec=spec,
@@ -200,7 +207,6 @@ class Registry:
                 for receiver_id in spec.receiver_ids
             ],
         )
-        now_unix_ns = time.time_ns()
         acquisition.create_time.FromNanoseconds(now_unix_ns)
         acquisition.update_time.FromNanoseconds(now_unix_ns)
         latest_start_unix_ns = max(now_unix_ns + round(plan.max_wait_s * NS), plan.start_unix_ns or 0)

@@ -7,6 +7,7 @@ from collections.abc import AsyncGenerator
 from typing import Final
 
 from heimdall.client import TERMINAL_STATES
+from heimdall.clock import Clock
 from heimdall.common.v1.acquisition_pb2 import Acquisition, ReceiverOutcome
 
 PROGRESS_INTERVAL_S: Final = 0.2
@@ -24,13 +25,15 @@ class _Watcher:
 class Report:
     """One acquisition as it is now, and those who watch it."""
 
-    def __init__(self, acquisition: Acquisition) -> None:
+    def __init__(self, acquisition: Acquisition, clock: Clock) -> None:
         """Takes over a report.
 
         Args:
             acquisition: The report so far; owned by this object from now on.
+            clock: Dates the changes.
         """
         self._live = acquisition
+        self._clock = clock
         self._watchers = set[_Watcher]()
         self.ended = asyncio.Event()
         """Set once the report is terminal."""
@@ -50,17 +53,21 @@ class Report:
         copy.CopyFrom(self._live)
         return copy
 
+    def now_unix_ns(self) -> int:
+        """Returns UTC in ns since 1970, never before a time that the report has already."""
+        return max(self._clock.unix_ns(), self._live.update_time.ToNanoseconds())
+
     def progressed(self) -> None:
         """Tells that counters changed."""
         self._live.revision += 1
-        self._live.update_time.GetCurrentTime()
+        self._live.update_time.FromNanoseconds(self.now_unix_ns())
         for watcher in self._watchers:
             watcher.progress.set()
 
     def changed(self) -> None:
         """Tells that a state changed."""
         self._live.revision += 1
-        self._live.update_time.GetCurrentTime()
+        self._live.update_time.FromNanoseconds(self.now_unix_ns())
         self._wake()
 
     def end(self, final: Acquisition) -> None:

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import aclosing, asynccontextmanager
 from datetime import timedelta
+from functools import partial
 from importlib.metadata import version
 from typing import Any, Final, TypeAlias
 
@@ -19,6 +20,7 @@ from coordinator_svc.recovery import RUNNING_STATES
 from coordinator_svc.registry import Registry
 from coordinator_svc.tasks import end
 from coordinator_svc.validation import MAX_FREQUENCY_HZ, MIN_FREQUENCY_HZ
+from heimdall.clock import Clock, SystemClock
 from heimdall.common.v1.acquisition_pb2 import Acquisition
 from heimdall.common.v1.error_pb2 import ErrorReason
 from heimdall.coordinator.v1 import coordinator_pb2, coordinator_pb2_grpc
@@ -149,23 +151,28 @@ class CoordinatorService(coordinator_pb2_grpc.CoordinatorServiceServicer):
         return await self._peers.archive.get(acquisition_id) if run is None else run.report.snapshot()
 
 
-def define(settings: Settings) -> ServiceDefinition:
-    """Describes the service to the runtime."""
+def define(settings: Settings, clock: Clock | None = None) -> ServiceDefinition:
+    """Describes the service to the runtime.
+
+    Args:
+        settings: All settings.
+        clock: Host clock; default: the system's.
+    """
     return ServiceDefinition(
         name="coordinator",
         full_name=FULL_NAME,
         port=settings.coordinator.port,
         max_stream_count=_MAX_WATCH_COUNT,
-        setup=_setup,
+        setup=partial(_setup, clock=SystemClock() if clock is None else clock),
         starts_ready=False,
     )
 
 
 @asynccontextmanager
-async def _setup(context: ServerContext) -> AsyncIterator[None]:
+async def _setup(context: ServerContext, clock: Clock) -> AsyncIterator[None]:
     async with open_peers(context.settings.mesh) as peers:
         directory = ReceiverDirectory(peers.fetchers)
-        registry = Registry(peers, directory, context.settings, context.drain)
+        registry = Registry(peers, directory, context.settings, context.drain, clock)
         service = CoordinatorService(registry, directory, peers, context.settings.coordinator)
         coordinator_pb2_grpc.add_CoordinatorServiceServicer_to_server(service, context.server)
 

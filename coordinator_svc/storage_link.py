@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
@@ -13,6 +12,7 @@ from coordinator_svc.backoff import Backoff
 from coordinator_svc.outbox import Outbox
 from coordinator_svc.tasks import end, run_together
 from coordinator_svc.window import Window
+from heimdall.clock import Clock
 from heimdall.common.v1.error_pb2 import ErrorReason
 from heimdall.common.v1.iq_pb2 import End, EndReason, Gap, GapReason, IqEvent
 from heimdall.common.v1.recording_pb2 import Recording
@@ -39,6 +39,7 @@ class RecordingWriter:
         stub: StorageServiceAsyncStub,
         opening: WriteRecordingRequest.Open,
         settings: MeshSettings,
+        clock: Clock,
         *,
         max_unacknowledged_bytes: int,
         on_progress: Callable[[], None],
@@ -50,6 +51,7 @@ class RecordingWriter:
             stub: The storage service.
             opening: Names the recording; the window and the epoch are filled in later.
             settings: Heartbeats and idle times.
+            clock: Host clock, of which the epochs are made.
             max_unacknowledged_bytes: Size of unacknowledged events from which there is no room.
             on_progress: Called when more samples became durable.
             on_failure: Called once if the recording can not be written any more.
@@ -57,6 +59,7 @@ class RecordingWriter:
         self._stub = stub
         self._opening = opening
         self._settings = settings
+        self._clock = clock
         self._outbox = Outbox(max_unacknowledged_bytes)
         self._on_progress = on_progress
         self._on_failure = on_failure
@@ -155,8 +158,8 @@ class RecordingWriter:
             heartbeat_interval_s=self._settings.heartbeat_interval_s,
             idle_timeout_s=self._settings.idle_timeout_s,
         ) as stream:
-            # The clock also grows over a restart of the coordinator.
-            self._opening.writer_epoch = max(self._opening.writer_epoch + 1, time.time_ns())
+            # As a rule the clock also grows over a restart of the coordinator.
+            self._opening.writer_epoch = max(self._opening.writer_epoch + 1, self._clock.unix_ns())
             await stream.send(WriteRecordingRequest(open=self._opening))
             self._outbox.rewind((await _opened(stream)).next_sample_index)
             await run_together(self._send(stream), self._receive(stream))
@@ -187,6 +190,7 @@ async def close_abandoned(
     recording: Recording,
     cause: HeimdallError,
     settings: MeshSettings,
+    writer_epoch: int,
 ) -> None:
     """Finishes a recording whose writer is gone, with what storage holds of it; the rest of its window becomes a gap.
 
@@ -196,10 +200,29 @@ async def close_abandoned(
         recording: The recording as storage has it.
         cause: Why it ends.
         settings: Heartbeats and idle times.
+        writer_epoch: UTC in ns since 1970.
 
     Raises:
         HeimdallError: Why it could not be finished.
     """
+    opening.writer_epoch = writer_epoch
+    try:
+        await _close_abandoned(stub, opening, recording, cause, settings)
+    except HeimdallError as error:
+        if error.reason != ErrorReason.ERROR_REASON_WRITER_SUPERSEDED or "writer_epoch" not in error.metadata:
+            raise
+        # The clock was set back since the writer that is gone opened the recording.
+        opening.writer_epoch = int(str(error.metadata["writer_epoch"])) + 1
+        await _close_abandoned(stub, opening, recording, cause, settings)
+
+
+async def _close_abandoned(
+    stub: StorageServiceAsyncStub,
+    opening: WriteRecordingRequest.Open,
+    recording: Recording,
+    cause: HeimdallError,
+    settings: MeshSettings,
+) -> None:
     finish = WriteRecordingRequest.Finish(disposition=WriteRecordingRequest.Finish.DISPOSITION_KEEP)
     finish.end.reason = EndReason.END_REASON_FAILED
     finish.end.error.CopyFrom(cause.to_detail())
@@ -213,7 +236,6 @@ async def close_abandoned(
         heartbeat_interval_s=settings.heartbeat_interval_s,
         idle_timeout_s=settings.idle_timeout_s,
     ) as stream:
-        opening.writer_epoch = time.time_ns()
         await stream.send(WriteRecordingRequest(open=opening))
         held = (await _opened(stream)).next_sample_index
         rest = window.sample_count(recording.segment.sample_rate_hz) - held

@@ -226,8 +226,10 @@ class HeimdallClient:
         try:
             while (answer := await _read(call, "coordinator", timeout_s)) is not None:
                 yield answer.acquisition
-                left = answer.acquisition.deadline_time.ToDatetime(UTC) - datetime.now(UTC)
-                timeout_s = max(0.0, left.total_seconds()) + _DEADLINE_MARGIN_S
+                acquisition = answer.acquisition
+                # By the coordinator's times alone: the clock of this host may differ.
+                left_ns = acquisition.deadline_time.ToNanoseconds() - acquisition.update_time.ToNanoseconds()
+                timeout_s = max(0.0, left_ns / 1e9) + _DEADLINE_MARGIN_S
         finally:
             call.cancel()
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from typing import Protocol
+from typing import Final, Protocol
 
 
 class Clock(Protocol):
@@ -34,7 +34,8 @@ class SteadyClock:
         Args:
             host: The host clock.
         """
-        self._host = host
+        self.host: Final = host
+        """The host clock."""
         self._offset_ns = host.unix_ns() - time.monotonic_ns()
 
     def unix_ns(self) -> int:
@@ -44,4 +45,4 @@ class SteadyClock:
     @property
     def step_ns(self) -> int:
         """By how much the host clock was set since it was read, in ns: above zero if forward."""
-        return self._host.unix_ns() - self.unix_ns()
+        return self.host.unix_ns() - self.unix_ns()

@@ -320,7 +320,8 @@ class SpooledRecording:
         states = Recording.State
         recording = self._describe(progress, states.STATE_DISCARDED if verdict.discard else states.STATE_SPOOLED)
         recording.complete = verdict.cause is None
-        recording.finish_time.GetCurrentTime()
+        # Never before its start, even if the clock was set back.
+        recording.finish_time.FromNanoseconds(max(time.time_ns(), self._open_unix_ns))
         if verdict.cause is not None:
             recording.incomplete_cause.CopyFrom(verdict.cause)
         if verdict.discard:

@@ -13,6 +13,7 @@ import grpc
 
 from coordinator_svc.service import define
 from heimdall.client import HeimdallClient
+from heimdall.clock import Clock
 from heimdall.common.v1.acquisition_pb2 import Acquisition
 from heimdall.common.v1.error_pb2 import ErrorReason
 from heimdall.common.v1.iq_pb2 import (
@@ -317,6 +318,9 @@ class ScriptedStorage(storage_pb2_grpc.StorageServiceServicer):
         if self.refusal is not None:
             raise self.refusal
         kept = self.kept.setdefault(opening.receiver.receiver_id, Kept(opening))
+        if kept.epochs and opening.writer_epoch < kept.epochs[-1]:
+            seen = {"writer_epoch": kept.epochs[-1]}
+            raise HeimdallError(ErrorReason.ERROR_REASON_WRITER_SUPERSEDED, "as scripted", metadata=seen)
         kept.epochs.append(opening.writer_epoch)
         events_left = self.break_after.pop(0) if self.break_after else -1
         yield answer(opened=answer.Opened(next_sample_index=kept.next_index))
@@ -388,6 +392,7 @@ class Peers:
     address: str
     settings: Settings
     stacks: dict[str, AsyncExitStack]
+    clock: Clock | None
 
     async def stop(self, name: str) -> None:
         """Stops one of them."""
@@ -398,20 +403,25 @@ class Peers:
         if "coordinator" in self.stacks:
             await self.stop("coordinator")
         self.stacks["coordinator"] = stack = AsyncExitStack()
-        self.address = await stack.enter_async_context(running_server(define(self.settings), self.settings))
+        self.address = await stack.enter_async_context(running_server(define(self.settings, self.clock), self.settings))
         self.client = HeimdallClient(self.address, self.settings.mesh.storage_target)
         await stack.enter_async_context(self.client)
 
 
 @asynccontextmanager
 async def scripted_peers(
-    scripts: dict[str, list[Script]], *, mesh: dict[str, Any] | None = None, **coordinator: Any
+    scripts: dict[str, list[Script]],
+    *,
+    mesh: dict[str, Any] | None = None,
+    clock: Clock | None = None,
+    **coordinator: Any,
 ) -> AsyncIterator[Peers]:
     """Runs a coordinator among scripted peers.
 
     Args:
         scripts: The scripts of each receiver, one a call.
         mesh: Keys of the section [mesh].
+        clock: Host clock of the coordinator.
         coordinator: Keys of the section [coordinator].
     """
     fetcher, storage, dsp = ScriptedFetcher(scripts), ScriptedStorage(), ScriptedDsp()
@@ -436,9 +446,9 @@ async def scripted_peers(
             }
         )
         settings = settings.model_copy(update={"mesh": mesh_settings})
-        address = await stacks["coordinator"].enter_async_context(running_server(define(settings), settings))
+        address = await stacks["coordinator"].enter_async_context(running_server(define(settings, clock), settings))
         async with HeimdallClient(address, targets["storage"]) as client:
-            yield Peers(fetcher, storage, dsp, client, address, settings, stacks)
+            yield Peers(fetcher, storage, dsp, client, address, settings, stacks, clock)
     finally:
         for name in ("coordinator", "fetcher", "dsp", "storage"):
             if name in stacks:

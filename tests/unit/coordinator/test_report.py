@@ -6,12 +6,15 @@ import asyncio
 from contextlib import aclosing
 
 from coordinator_svc.report import PROGRESS_INTERVAL_S, Report
+from heimdall.clock import Clock, SystemClock
 from heimdall.common.v1.acquisition_pb2 import Acquisition, ReceiverOutcome
+from tests.clock import SetClock
 
 
-def make_report() -> Report:
+def make_report(clock: Clock | None = None) -> Report:
     outcome = ReceiverOutcome(receiver_id="torino")
-    return Report(Acquisition(acquisition_id="a", revision=1, state=Acquisition.STATE_CAPTURING, outcomes=[outcome]))
+    acquisition = Acquisition(acquisition_id="a", revision=1, state=Acquisition.STATE_CAPTURING, outcomes=[outcome])
+    return Report(acquisition, SystemClock() if clock is None else clock)
 
 
 async def test_the_current_snapshot_comes_first_and_the_terminal_one_last() -> None:
@@ -90,3 +93,16 @@ async def test_a_snapshot_does_not_change_afterwards() -> None:
     snapshot = report.snapshot()
     report.outcome(0).received_sample_count = 5
     assert snapshot.outcomes[0].received_sample_count == 0
+
+
+async def test_times_of_a_report_never_go_back() -> None:
+    clock = SetClock()
+    report = make_report(clock)
+    report.changed()
+    before_ns = report.live.update_time.ToNanoseconds()
+    clock.step(-3600)
+    report.progressed()
+    assert report.live.update_time.ToNanoseconds() == report.now_unix_ns() == before_ns
+    clock.step(3605)
+    report.progressed()
+    assert 5e9 <= report.live.update_time.ToNanoseconds() - before_ns < 10e9

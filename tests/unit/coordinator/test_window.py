@@ -20,7 +20,15 @@ NOW = 1_790_000_000_123_456_789
         ([NOW - 5 * MS, NOW, NOW - 900 * MS], 1_790_000_000_124 * MS),
         ([1_790_000_000_200 * MS], 1_790_000_000_200 * MS),
         # One receiver's clock is 40 s ahead, within what is trusted: the others do not wait for it.
-        ([NOW, NOW + 40_000 * MS], 1_790_000_001_124 * MS),
+        ([NOW, NOW + 40_000 * MS], 1_790_000_000_124 * MS),
+        # It has nobody to hold up.
+        ([NOW + 40_000 * MS], 1_790_000_040_124 * MS),
+        # The host's clock is behind, and with it that of a receiver whose times are the host's: waiting costs nothing.
+        ([NOW, NOW + 5_000 * MS], 1_790_000_005_124 * MS),
+        # The host's clock is far behind those of all receivers.
+        ([NOW + 40_000 * MS, NOW + 40_100 * MS], 1_790_000_040_224 * MS),
+        # One receiver's clock is far behind: it waits, and not the others for the time that it will be.
+        ([NOW - 40_000 * MS, NOW, NOW + 100 * MS], 1_790_000_000_224 * MS),
         # All clocks are behind the host's.
         ([NOW - 7_000 * MS, NOW - 6_500 * MS], 1_789_999_993_624 * MS),
     ],
