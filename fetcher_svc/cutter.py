@@ -102,17 +102,21 @@ class Cutter:
     A loss is kept back until the frame behind it shows whether the window ends inside it.
     """
 
-    def __init__(self, window: Window, sample_byte_count: int, resume: Resume | None = None) -> None:
+    def __init__(
+        self, window: Window, sample_byte_count: int, resume: Resume | None = None, *, exact_times: bool = True
+    ) -> None:
         """Begins before the window.
 
         Args:
             window: What to cut out.
             sample_byte_count: Bytes of one complex sample.
             resume: Where to go on, if a stream was broken.
+            exact_times: Whether a time names one sample, whatever connection it came over.
         """
         self._window = window
         self._sample_byte_count = sample_byte_count
         self._resume = resume
+        self._exact_times = exact_times
         self._origin: int | None = None
         self._next = 0
         self._end: int | None = None
@@ -242,6 +246,10 @@ class Cutter:
             distance_ns = self._resume.origin_unix_ns - piece.unix_ns
             self._origin = piece.position + round(distance_ns * piece.rate_hz / 1e9)
             self._next = self._origin + self._resume.sample_index
+            if self._next >= piece.position and not self._exact_times:
+                # The clock can not tell that samples are missing, but what came before the break ends there.
+                self._next = piece.position - 1
+                self._origin = self._next - self._resume.sample_index
             return
         self._origin = piece.position if start_ns is None else piece.position_at(start_ns)
         self._next = self._origin

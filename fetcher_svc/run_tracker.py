@@ -21,6 +21,8 @@ FITTED_RATE_TOLERANCE: Final = 1e-6
 """Relative error of a rate measured over 1 s or more."""
 DELAY_TOLERANCE_NS: Final = 100_000_000
 """A stamp that runs ahead of the fastest arrival by more than this is wrong; after a loss it would not be ahead."""
+LEAST_LOSS_SAMPLES: Final = 16
+"""A receiver loses whole transfers of its ADC, 48 samples or more; stamps that move by less were put right."""
 MAX_SEQUENCE_JUMP: Final = 16_384
 """Frames, some 12 min of a KiwiSDR; a counter that jumps further, or back, is broken."""
 SEQUENCE_MODULUS: Final = 1 << 32
@@ -75,7 +77,8 @@ class RunTracker:
 
     A stamp that departs from the line of the earlier ones by half a sample or more is held until one agrees with the
     stamp before it: then the receiver dropped samples without counting. If one falls back onto the line, what was held
-    was wrong.
+    was wrong. A step of a few samples, as at the first GNSS solution after long without one, is the receiver's clock
+    being put right: no sample is missing, and the times go on from there.
     Stamps that never came with a GNSS solution serve as well, for only their differences count here.
     """
 
@@ -100,6 +103,7 @@ class RunTracker:
         self._least_delay_ns: int | None = None
         self._recent: list[_Held] = []
         self._disagreeing_count = 0
+        self._contradiction_ns = 0.0
         self._corruption: HeimdallError | None = None
 
     @property
@@ -121,6 +125,14 @@ class RunTracker:
     def disagreeing(self) -> bool:
         """Whether the latest stamps contradict the earlier ones, or none ever agreed."""
         return self._disagreeing_count >= AGREEING_STAMP_COUNT
+
+    @property
+    def contradiction_ns(self) -> float:
+        """By how much the latest stamps are later than the earlier ones have it, in ns; 0 unless they disagree.
+
+        Stamps that can not be right anyway, because they are far from the host clock, contradict nothing.
+        """
+        return self._contradiction_ns if self.disagreeing else 0.0
 
     def time_at(self, position: int) -> int | None:
         """Returns the time of a sample by the nearest agreeing stamp, in ns since 1970; None without one."""
@@ -207,7 +219,7 @@ class RunTracker:
                 # Positive if more time passed up to the anchor than samples came: a loss after this frame.
                 excess = -self._departure(item) - shift
                 holds = abs(excess) < self._tolerance(item.position)
-                if not holds and excess > 0 and self._spans(item, anchor):
+                if not holds and excess >= LEAST_LOSS_SAMPLES and self._spans(item, anchor):
                     holds, lost_after = True, round(excess)
                     shift += lost_after
             verdicts.append((item, holds, lost_after))
@@ -250,8 +262,10 @@ class RunTracker:
     def _judge_held(self) -> list[Tracked | Loss]:
         """Declares losses if every held stamp can come from one, else keeps the samples together."""
         departures = [self._departure(item) for item in self._held]
+        put_right = max(map(abs, departures)) < LEAST_LOSS_SAMPLES
+        plausible = all(self._plausible(item, by) for item, by in zip(self._held, departures, strict=True))
         held = self._release()
-        if not all(self._plausible(item, departure) for item, departure in zip(held, departures, strict=True)):
+        if not (put_right or plausible):
             return self._settle(held, holds=False)
         before = None if self._anchor is None else self._anchor[0]
         steps: list[Tracked | Loss] = []
@@ -260,11 +274,14 @@ class RunTracker:
             if item.lost_before:
                 steps.append(self._sequence_loss(item, moved))
             lost = round(departure) - moved
-            if lost > 0:
+            if lost >= LEAST_LOSS_SAMPLES:
                 exact = before is not None and self.is_exact(item.position - before)
                 steps.append(Loss(item.position + moved, lost, exact, LossReason.TIMESTAMP))
                 moved += lost
             item.position += moved
+            if put_right:
+                # The rate is not measured across the step.
+                self._first_anchor = (item.position, self._stamp(item))
             self._move_anchor(item)
             steps.append(Tracked(item.position, item.frame, stamp_holds=True))
         self._end += moved
@@ -279,6 +296,8 @@ class RunTracker:
             steps.append(Tracked(item.position, item.frame, holds))
             if not holds and not self._deciding and item.frame.stamp_ns is not None:
                 self._disagreeing_count += 1
+                good = item.frame.stamp_quality is StampQuality.GOOD
+                self._contradiction_ns = self._departure(item) * _NS / self._rate_hz if good else 0.0
         return steps
 
     def _seek_anchor(self, held: _Held) -> None:

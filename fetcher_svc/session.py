@@ -14,6 +14,7 @@ from fetcher_svc.cutter import Block, Cutter, Gap, Resume, Segment, Window
 from fetcher_svc.feed import Feed, UpstreamState
 from fetcher_svc.receivers.base import Tuning
 from fetcher_svc.solution import TimeSolution, solve
+from fetcher_svc.timeline import TimeBase
 from heimdall.clock import Clock
 from heimdall.common.v1.error_pb2 import ErrorReason
 from heimdall.errors import HeimdallError
@@ -219,7 +220,10 @@ class StreamSession:
             if described is None:
                 raise ValueError("the receiver is not known yet")
             self._cutter = Cutter(
-                self._window or Window(), described.facts.sample_format.byte_count, self._order.resume
+                self._window or Window(),
+                described.facts.sample_format.byte_count,
+                self._order.resume,
+                exact_times=described.base is TimeBase.GNSS,
             )
         return self._cutter
 

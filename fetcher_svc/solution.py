@@ -60,13 +60,15 @@ def solve(feed: Feed, origin: int | None) -> TimeSolution | None:
     if fit is None:
         return _without_fit(feed, feed.last, feed.timeline.base, reference)
     degradation, message = _judge(feed, fit)
+    # Nobody knows which of them are right.
+    contradiction_ns = 0.0 if feed.timeline is None else feed.timeline.contradiction_ns
     return TimeSolution(
         base=TimeBase.GNSS,
         reference_index=0,
         reference_unix_ns=fit.time_at(reference),
         sample_rate_hz=fit.rate_hz,
         sample_rate_sigma_hz=fit.rate_sigma_hz,
-        time_sigma_ns=fit.time_sigma_ns,
+        time_sigma_ns=math.hypot(fit.time_sigma_ns, contradiction_ns),
         rms_ns=fit.rms_ns,
         used_count=fit.used_count,
         dropped_count=feed.dropped_stamp_count + fit.rejected_count,
@@ -103,7 +105,9 @@ def _without_fit(feed: Feed, last: Placed, base: TimeBase, reference: int) -> Ti
 
 def _judge(feed: Feed, fit: Fit) -> tuple[Degradation | None, str]:
     if feed.timeline is not None and feed.timeline.disagreeing:
-        return Degradation.STAMPS_INCONSISTENT, "the latest stamps contradict the earlier ones and were not used"
+        by_s = feed.timeline.contradiction_ns / 1e9
+        by = f" by {by_s:+.6f} s" if by_s else ""
+        return Degradation.STAMPS_INCONSISTENT, f"the latest stamps contradict the earlier ones{by} and were not used"
     if fit.oldest_age_s >= OLD_SOLUTION_S:
         return (
             Degradation.GNSS_SOLUTION_OLD,

@@ -99,6 +99,11 @@ class Timeline:
         return self._tracker is not None and self._tracker.disagreeing
 
     @property
+    def contradiction_ns(self) -> float:
+        """By how much the latest stamps are later than the earlier ones have it, in ns; 0 unless they disagree."""
+        return 0.0 if self._tracker is None else self._tracker.contradiction_ns
+
+    @property
     def arrival_sigma_ns(self) -> float:
         """Uncertainty of times that come from arrivals, with what the origin in use is off the newest arrivals.
 

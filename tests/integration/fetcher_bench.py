@@ -209,11 +209,13 @@ async def running_fetcher(
 
 
 @asynccontextmanager
-async def mesh(folder: Path, *stations: StationSpec, **settings: Any) -> AsyncIterator[tuple[Simulator, Bench]]:
+async def mesh(
+    folder: Path, *stations: StationSpec, clock: Clock | None = None, **settings: Any
+) -> AsyncIterator[tuple[Simulator, Bench]]:
     """Runs simulated stations and a fetcher that owns them all."""
     async with (
         Simulator(Scenario(station=stations), record_sent=True) as simulator,
-        running_fetcher(simulator, folder, fetcher=settings) as bench,
+        running_fetcher(simulator, folder, fetcher=settings, clock=clock) as bench,
     ):
         yield simulator, bench
 

@@ -225,6 +225,20 @@ def test_resumed_stream_does_not_send_samples_again() -> None:
     assert cutter.received_count == 5000
 
 
+@pytest.mark.parametrize("overlap_count", [0, 1, 6000])
+def test_samples_after_a_break_are_never_joined_by_arrival_times(overlap_count: int) -> None:
+    """By the clock nothing is missing, or samples come again: it is not exact, or was set back since."""
+    resume = Resume(sample_index=6000 + overlap_count, origin_unix_ns=START_NS - SECOND // 2)
+    cutter = Cutter(Window(START_NS - SECOND // 2, START_NS + SECOND), 4, resume, exact_times=False)
+    events = cut(cutter, pieces_of(Station(), 60))
+    assert gaps(events) == [(6000 + overlap_count, 1, GapReason.SERVICE_RESTART)]
+    first = events[1]
+    assert isinstance(first, Block)
+    assert (first.first_index, first.unix_ns) == (6001 + overlap_count, START_NS)
+    assert first.samples == sample_bytes(0, first.sample_count)
+    assert cutter.received_count == 12_000
+
+
 def test_new_description_splits_blocks() -> None:
     pieces = pieces_of(Station(), 12)
     described = Described(facts(), TimeBase.GNSS)
@@ -247,7 +261,7 @@ def test_any_mixture_of_losses_and_windows_is_whole(seed: int) -> None:
             case 0:
                 station.lose_frames(rng.randint(1, 20))
             case 1:
-                station.skip(rng.randint(1, 1000))
+                station.skip(rng.randint(48, 1000))
             case 2:
                 pieces += timeline.end_run()
                 station.reconnect(rng.randint(1, 5000))

@@ -7,8 +7,10 @@ import pytest
 from fetcher_svc.gnss import StampQuality
 from fetcher_svc.run_tracker import Loss, LossReason
 from fetcher_svc.timeline import Placed, TimeBase, Timeline
+from heimdall.clock import SteadyClock
 from heimdall.common.v1.error_pb2 import ErrorReason
 from heimdall.errors import HeimdallError
+from tests.clock import SetClock
 from tests.unit.fetcher.frames import DELAY_NS, FRAME_COUNT, RATE_HZ, Station, facts
 
 LOST = HeimdallError(ErrorReason.ERROR_REASON_UPSTREAM_CONNECTION_LOST, "gone")
@@ -97,6 +99,17 @@ def test_trusted_receiver_that_comes_back_without_fix() -> None:
     assert isinstance(second[0], Loss)
     assert second[0].count == pytest.approx(24_000, abs=2)
     assert timeline.base is TimeBase.ARRIVAL
+
+
+@pytest.mark.parametrize("step_s", [-3600.0, -5.0, 5.0])
+def test_a_step_of_the_host_clock_counts_as_uncertainty_of_arrival_times(step_s: float) -> None:
+    host = SetClock()
+    timeline = Timeline(SteadyClock(host))
+    run(timeline, Station(quality=StampQuality.NO_FIX), 30)
+    before_ns = timeline.arrival_sigma_ns
+    assert 0.1e9 < before_ns < 0.2e9
+    host.step(step_s)
+    assert timeline.arrival_sigma_ns == pytest.approx(abs(step_s) * 1e9, rel=1e-3)
 
 
 def test_a_reconnect_never_joins_samples() -> None:
