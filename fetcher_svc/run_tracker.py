@@ -60,6 +60,8 @@ class Tracked:
     frame: Frame
     stamp_holds: bool
     """Whether its stamp agrees with its neighbours; says nothing of the receiver's absolute time."""
+    line: int = 0
+    """How often the receiver's clock was put right before; stamps of two lines do not tell the rate together."""
 
 
 @dataclass(slots=True)
@@ -104,6 +106,7 @@ class RunTracker:
         self._recent: list[_Held] = []
         self._disagreeing_count = 0
         self._contradiction_ns = 0.0
+        self._line = 0
         self._corruption: HeimdallError | None = None
 
     @property
@@ -125,6 +128,11 @@ class RunTracker:
     def disagreeing(self) -> bool:
         """Whether the latest stamps contradict the earlier ones, or none ever agreed."""
         return self._disagreeing_count >= AGREEING_STAMP_COUNT
+
+    @property
+    def line(self) -> int:
+        """How often the receiver's clock was put right."""
+        return self._line
 
     @property
     def contradiction_ns(self) -> float:
@@ -267,6 +275,10 @@ class RunTracker:
         held = self._release()
         if not (put_right or plausible):
             return self._settle(held, holds=False)
+        if put_right:
+            # The rate is not measured across the step.
+            self._line += 1
+            self._first_anchor = (held[0].position, self._stamp(held[0]))
         before = None if self._anchor is None else self._anchor[0]
         steps: list[Tracked | Loss] = []
         moved = 0
@@ -279,11 +291,8 @@ class RunTracker:
                 steps.append(Loss(item.position + moved, lost, exact, LossReason.TIMESTAMP))
                 moved += lost
             item.position += moved
-            if put_right:
-                # The rate is not measured across the step.
-                self._first_anchor = (item.position, self._stamp(item))
             self._move_anchor(item)
-            steps.append(Tracked(item.position, item.frame, stamp_holds=True))
+            steps.append(Tracked(item.position, item.frame, True, self._line))
         self._end += moved
         self._disagreeing_count = 0
         return steps
@@ -293,7 +302,7 @@ class RunTracker:
         for item in items:
             if item.lost_before:
                 steps.append(self._sequence_loss(item, 0))
-            steps.append(Tracked(item.position, item.frame, holds))
+            steps.append(Tracked(item.position, item.frame, holds, self._line))
             if not holds and not self._deciding and item.frame.stamp_ns is not None:
                 self._disagreeing_count += 1
                 good = item.frame.stamp_quality is StampQuality.GOOD

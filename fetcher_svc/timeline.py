@@ -36,7 +36,7 @@ class Placed:
     rate_hz: float
     """Best sample rate when it came."""
     run: int
-    """Number of the connection it came over."""
+    """Number of the stretch without a step of the receiver's clock that it belongs to; each connection begins one."""
     stamp_good: bool
     """Whether its own stamp is a time that can be trusted."""
     frame: Frame
@@ -124,7 +124,7 @@ class Timeline:
         before = self._tracker
         if before is None:
             self._arrival_rate_hz = facts.sample_rate_hz
-        self._run += 1
+        self._run += 1 if before is None else 1 + before.line
         self._tracker = RunTracker(facts, before.rate_hz if before is not None and before.fitted else None)
         self._round_trip_s = round_trip_s
         self._offset = None
@@ -196,7 +196,7 @@ class Timeline:
             unix_ns = None if origin_ns is None else origin_ns + round(position * _NS / rate_hz)
         if unix_ns is None:
             raise ValueError("a frame can not be placed before its time base is known")
-        return Placed(position, unix_ns, rate_hz, self._run, good, frame)
+        return Placed(position, unix_ns, rate_hz, self._run + step.line, good, frame)
 
     def _join(self, tracker: RunTracker, frames: list[Tracked]) -> Loss | None:
         """Decides whose clock holds for a new run, and how many samples were lost before it."""

@@ -11,8 +11,13 @@ from simulator.gnss import NS_PER_S
 class SimulationClock:
     """UTC as the simulated world has it; later steps of the host's clock do not touch it."""
 
-    def __init__(self) -> None:
-        self.start_unix_ns = time.time_ns()
+    def __init__(self, start_unix_ns: int | None = None) -> None:
+        """Starts the world.
+
+        Args:
+            start_unix_ns: UTC at the start, in ns since the Unix epoch; default: that of this host.
+        """
+        self.start_unix_ns = time.time_ns() if start_unix_ns is None else start_unix_ns
         self._start_monotonic_ns = time.monotonic_ns()
 
     def now_unix_ns(self) -> int:

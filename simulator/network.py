@@ -30,6 +30,7 @@ class Simulator:
         host: str = "127.0.0.1",
         record_sent: bool = False,
         any_port: bool = False,
+        start_unix_ns: int | None = None,
     ) -> None:
         """Takes the description; nothing happens before the context is entered.
 
@@ -38,6 +39,7 @@ class Simulator:
             host: address on which all stations listen.
             record_sent: keep every numbered frame in `Station.sent`; grows by 50 kB a second and connection.
             any_port: take free ports in place of the scenario's.
+            start_unix_ns: true UTC in the simulated world when the ports open; default: that of this host.
         """
         self.scenario = scenario
         self.stations: dict[str, Station] = {}
@@ -45,6 +47,7 @@ class Simulator:
         self._host = host
         self._record_sent = record_sent
         self._any_port = any_port
+        self._start_unix_ns = start_unix_ns
         self._replay = Replay({})
         self._cleanup = AsyncExitStack()
 
@@ -82,7 +85,7 @@ class Simulator:
         recordings = {name: date_frames(await asyncio.to_thread(read_kiwi_wav, path)) for name, path in files.items()}
         self._replay = Replay(recordings)
         modulations = [await asyncio.to_thread(Modulation, emitter, scenario.seed) for emitter in scenario.emitter]
-        clock = SimulationClock()
+        clock = SimulationClock(self._start_unix_ns)
         for spec in scenario.station:
             arrivals = [
                 Arrival(emitter, spec, modulation)

@@ -49,8 +49,8 @@ class Fit:
 class TimeFit:
     """Collects stamps, and fits a line when asked.
 
-    After a reconnect the receiver's sample clock goes on with another phase, so each run of samples has its own
-    intercept and all share one rate.
+    After a reconnect the receiver's sample clock goes on with another phase, and the clock of its stamps can be put
+    right meanwhile; so each run of samples has its own intercept and all share one rate.
     """
 
     def __init__(self) -> None:
@@ -64,7 +64,7 @@ class TimeFit:
         """Adds one good stamp.
 
         Args:
-            run: Number of the connection it came over.
+            run: Number of the run that it belongs to.
             position: Sample that it belongs to.
             unix_ns: UTC in ns since 1970.
             age_s: Age of the GNSS solution in s.

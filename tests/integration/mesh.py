@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from heimdall.client import HeimdallClient
+from heimdall.clock import Clock
 from heimdall.common.v1.acquisition_pb2 import Acquisition, ReceiverOutcome
 from heimdall.runtime.server import ServiceDefinition, running_server
 from heimdall.runtime.settings import (
@@ -57,6 +58,8 @@ class Mesh:
     """The receivers."""
     settings: Settings
     """Settings of all services; ports and targets are filled in as they start."""
+    clock: Clock | None = None
+    """Host clock of those services to which times matter; default: the system's."""
     stacks: dict[str, AsyncExitStack] = field(default_factory=dict)
     """What runs, by name."""
 
@@ -74,9 +77,10 @@ class Mesh:
     async def start(self, name: str) -> None:
         """Starts a service, on the port that it had if it ran before."""
         module = importlib.import_module(f"{name}_svc.{'definition' if name == 'storage' else 'service'}")
-        define: Callable[[Settings], ServiceDefinition] = module.define
+        define: Callable[..., ServiceDefinition] = module.define
+        clocks = (self.clock,) if name in ("fetcher", "coordinator") else ()
         self.stacks[name] = AsyncExitStack()
-        server = running_server(define(self.settings), self.settings)
+        server = running_server(define(self.settings, *clocks), self.settings)
         address = await self.stacks[name].enter_async_context(server)
         port = int(address.rpartition(":")[2])
         section = getattr(self.settings, name).model_copy(update={"port": port})
@@ -99,6 +103,7 @@ async def running_mesh(
     mesh: dict[str, Any] | None = None,
     coordinator: dict[str, Any] | None = None,
     storage: dict[str, Any] | None = None,
+    clock: Clock | None = None,
 ) -> AsyncIterator[Mesh]:
     """Runs a simulator and the services.
 
@@ -110,11 +115,14 @@ async def running_mesh(
         mesh: Further keys of the section [mesh].
         coordinator: Further keys of the section [coordinator].
         storage: Further keys of the section [storage].
+        clock: Host clock of the fetcher and the coordinator, by which the simulated world starts too.
 
     Yields:
         The mesh, every service of which is ready.
     """
-    async with Simulator(Scenario(station=tuple(stations)), record_sent=True, any_port=True) as simulator:
+    begin_unix_ns = None if clock is None else clock.unix_ns()
+    scenario = Scenario(station=tuple(stations))
+    async with Simulator(scenario, record_sent=True, any_port=True, start_unix_ns=begin_unix_ns) as simulator:
         receivers_file = folder / "receivers.toml"
         receivers_file.write_text(receivers_toml(simulator, max_frequency_hz=max_frequency_hz))
         running = Mesh(
@@ -127,6 +135,7 @@ async def running_mesh(
                 dsp=DspSettings(port=0),
                 storage=StorageSettings(port=0, data_dir=folder / "data", **(storage or {})),
             ),
+            clock,
         )
         try:
             for name in NAMES:

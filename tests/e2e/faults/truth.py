@@ -58,6 +58,17 @@ class SentSamples:
         stored = np.frombuffer(block.samples, dtype="<i2").reshape(-1, 2)
         return bool(self.is_sent[place].all() and np.array_equal(stored, self.samples[place]))
 
+    def find(self, block: Block, begin: int, end: int) -> int | None:
+        """Returns the sample number from which on a block is what was sent, among a range of them; None if nowhere."""
+        begin, end = max(begin, self.first), min(end, self.first + len(self.samples))
+        head = np.frombuffer(block.samples[:4], dtype="<i2")
+        alike = (self.samples[begin - self.first : end - self.first] == head).all(axis=1)
+        return next((begin + int(at) for at in np.flatnonzero(alike) if self.hold(block, begin + int(at))), None)
+
+    def time_of(self, number: int) -> int:
+        """Returns the true UTC of a sample in ns since 1970."""
+        return self.first_unix_ns + round((number - self.first) * 1e9 / SAMPLE_RATE_HZ)
+
 
 @dataclass(frozen=True)
 class StoredRecording:
@@ -73,6 +84,8 @@ class StoredRecording:
     """Samples of the window that the station sent to us and that are not held."""
     incomplete_reason: int
     """Reason of the error at the end; 0 if there is none."""
+    late_ns: list[int]
+    """For each block by how much later it is dated than it was taken."""
 
     @property
     def reasons(self) -> list[str]:
@@ -86,7 +99,7 @@ class StoredRecording:
 
 
 async def check_recording(
-    client: HeimdallClient, frames: list[SentFrame], acquisition_id: str, receiver_id: str
+    client: HeimdallClient, frames: list[SentFrame], acquisition_id: str, receiver_id: str, *, late_s: float = 0.0
 ) -> StoredRecording:
     """Reads a recording back and compares every sample of it with what the station sent at that time.
 
@@ -98,6 +111,8 @@ async def check_recording(
         frames: `Station.sent`.
         acquisition_id: The acquisition.
         receiver_id: The receiver.
+        late_s: How much later than taken blocks may be dated, and how far off the length of a gap that is not exact may
+            be; for receivers whose times are those of arrival.
 
     Raises:
         AssertionError: If anything of it does not hold.
@@ -106,13 +121,15 @@ async def check_recording(
     assert events, "the recording is empty"
     assert events[0].HasField("segment")
     assert events[-1].HasField("end")
-    return check_events(events, SentSamples.of(frames))
+    return check_events(events, SentSamples.of(frames), late_s)
 
 
-def check_events(events: list[IqEvent], sent: SentSamples) -> StoredRecording:
+def check_events(events: list[IqEvent], sent: SentSamples, late_s: float = 0.0) -> StoredRecording:
     """Compares the events of a recording with what was sent; arguments and errors as of check_recording."""
     index = count = 0
+    allowed = 1 + round(late_s * SAMPLE_RATE_HZ)
     gaps = list[Gap]()
+    late_ns = list[int]()
     held = np.zeros(len(sent.samples), dtype=np.bool_)
     origin: int | None = None
     estimated = False
@@ -121,10 +138,13 @@ def check_events(events: list[IqEvent], sent: SentSamples) -> StoredRecording:
         if event.HasField("block"):
             block = event.block
             assert block.first_sample_index == index
-            number = _number_of(block, sent)
+            about = sent.number_at(block.first_sample_unix_ns)
+            number = sent.find(block, about - allowed, about + 2)
+            assert number is not None, f"the block at {index} is not what was sent at {block.first_sample_unix_ns}"
+            late_ns.append(block.first_sample_unix_ns - sent.time_of(number))
             if origin is not None:
                 slip = number - origin - index
-                assert abs(slip) <= int(estimated), f"the block at index {index} is shifted by {slip}"
+                assert abs(slip) <= (allowed if estimated else 0), f"the block at index {index} is shifted by {slip}"
             origin, estimated = number - index, False
             window_begin = origin if window_begin is None else window_begin
             held[number - sent.first : number - sent.first + block.sample_count] = True
@@ -141,14 +161,4 @@ def check_events(events: list[IqEvent], sent: SentSamples) -> StoredRecording:
     assert end.received_sample_count == count
     begin = 0 if window_begin is None else max(0, window_begin - sent.first)
     missed = int((sent.is_sent & ~held)[begin : begin + index].sum())
-    return StoredRecording(count, gaps, index, missed, end.error.reason)
-
-
-def _number_of(block: Block, sent: SentSamples) -> int:
-    about = sent.number_at(block.first_sample_unix_ns)
-    for number in (about, about - 1, about + 1):
-        if sent.hold(block, number):
-            return number
-    raise AssertionError(
-        f"the block at index {block.first_sample_index} is not what the station sent at {block.first_sample_unix_ns}"
-    )
+    return StoredRecording(count, gaps, index, missed, end.error.reason, late_ns)

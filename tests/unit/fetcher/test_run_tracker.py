@@ -172,6 +172,7 @@ def test_a_clock_that_is_put_right_loses_nothing(step_ns: int, before: int) -> N
     assert_places_true(steps)
     assert all(step.stamp_holds for step in steps[2:] if isinstance(step, Tracked))
     assert not tracker.disagreeing
+    assert [step.line for step in steps if isinstance(step, Tracked)] == [0] * before + [1] * 40
     # The times go on from the step, at the rate that they had.
     last = 45 * FRAME_COUNT
     assert tracker.time_at(last) == pytest.approx(station.time_ns(last) + step_ns, abs=10)

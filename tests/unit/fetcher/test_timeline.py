@@ -112,6 +112,18 @@ def test_a_step_of_the_host_clock_counts_as_uncertainty_of_arrival_times(step_s:
     assert timeline.arrival_sigma_ns == pytest.approx(abs(step_s) * 1e9, rel=1e-3)
 
 
+def test_a_clock_that_is_put_right_begins_a_run_of_its_own() -> None:
+    timeline, station = Timeline(), Station()
+    pieces = run(timeline, station, 40)
+    station.start_ns += 60_000
+    pieces += [piece for frame in station.frames(10) for piece in timeline.push(frame)]
+    station.reconnect(6000)
+    pieces += run(timeline, station, 20, LOST)
+    placed = [piece for piece in pieces if isinstance(piece, Placed)]
+    assert [piece.run for piece in placed] == [0] * 40 + [1] * 10 + [2] * 20
+    assert all(piece.unix_ns == pytest.approx(station.time_ns(piece.position), abs=2) for piece in placed[40:])
+
+
 def test_a_reconnect_never_joins_samples() -> None:
     timeline, station = Timeline(), Station()
     run(timeline, station, 50)
