@@ -684,7 +684,9 @@ class TimeSolution(_message.Message):
     sample_rate_sigma_hz: _builtins.float
     """1-sigma uncertainty of the fitted rate in Hz; absent if the rate was not fitted."""
     time_sigma_ns: _builtins.float
-    """1-sigma uncertainty of the reference time in ns; for arrival times an honest bound of network and buffering delay."""
+    """1-sigma uncertainty of the reference time in ns; for arrival times an honest bound of network and buffering delay,
+    and of what the host clock was set by meanwhile.
+    """
     rms_ns: _builtins.float
     """Root mean square of the stamps about the fit in ns; absent without a fit."""
     stamp_used_count: _builtins.int

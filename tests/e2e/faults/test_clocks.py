@@ -147,7 +147,7 @@ PASSING = {"good": 0, "one-late": 1, "one-early": 1, "six-late": 6, "thirty-earl
     "is put right by 60 us",
     sees="SUCCEEDED; wrong stamps are counted in stamp_dropped_count and change nothing, a clock put right makes the "
     "uncertainty as large as the step",
-    stored="every sample, dated as it was taken, without a gap",
+    stored="every sample, dated as it was taken or by the clock put right, without a gap",
 )
 async def test_stamps_that_jump(tmp_path: Path) -> None:
     stations = [station(name, fault=() if fault is None else (fault,)) for name, fault in LYING.items()]

@@ -49,7 +49,7 @@ async def test_the_window_is_where_the_receivers_are(step_s: float) -> None:
         check_times(final)
 
 
-@pytest.mark.parametrize("step_s", STEPS_S)
+@pytest.mark.parametrize("step_s", [-3600.0, 5.0])
 async def test_a_silent_receiver_is_given_up_at_the_end_of_the_window(step_s: float) -> None:
     clock = SetClock()
 
@@ -98,7 +98,7 @@ async def test_a_broken_stream_is_called_again(step_s: float) -> None:
         assert second - first == pytest.approx(step_s * SECOND, abs=SECOND // 100)
 
 
-@pytest.mark.parametrize("step_s", STEPS_S)
+@pytest.mark.parametrize("step_s", [-5.0, 3600.0])
 async def test_a_stream_that_stays_broken_is_given_up_after_the_window(step_s: float) -> None:
     clock = SetClock()
 
@@ -121,7 +121,7 @@ async def test_a_stream_that_stays_broken_is_given_up_after_the_window(step_s: f
         check_counts(final.outcomes[0], expected=1500, received=100, stored=100, gaps=1)
 
 
-@pytest.mark.parametrize("step_s", STEPS_S)
+@pytest.mark.parametrize("step_s", [-3600.0, 3600.0])
 async def test_the_deadline_stays_where_it_was(step_s: float) -> None:
     clock = SetClock()
 
