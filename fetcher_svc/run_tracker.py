@@ -106,6 +106,7 @@ class RunTracker:
         self._recent: list[_Held] = []
         self._disagreeing_count = 0
         self._contradiction_ns = 0.0
+        self._refuted: float | None = None
         self._line = 0
         self._corruption: HeimdallError | None = None
 
@@ -251,8 +252,11 @@ class RunTracker:
         if abs(departure) < self._tolerance(held.position):
             steps = self._settle(self._release(), holds=False)
             self._move_anchor(held)
-            self._disagreeing_count = 0
+            self._disagreeing_count, self._refuted = 0, None
             return [*steps, *self._settle([held], holds=True)]
+        if self._refuted is not None and abs(departure - self._refuted) < self._tolerance(held.position):
+            # The same wrong stamps as before. One that is held up on its way would make them look like a loss.
+            return self._settle([*self._release(), held], holds=False)
         steps = []
         if self._held:
             last = self._held[-1]
@@ -274,6 +278,7 @@ class RunTracker:
         plausible = all(self._plausible(item, by) for item, by in zip(self._held, departures, strict=True))
         held = self._release()
         if not (put_right or plausible):
+            self._refuted = departures[-1]
             return self._settle(held, holds=False)
         if put_right:
             # The rate is not measured across the step.
@@ -294,7 +299,7 @@ class RunTracker:
             self._move_anchor(item)
             steps.append(Tracked(item.position, item.frame, True, self._line))
         self._end += moved
-        self._disagreeing_count = 0
+        self._disagreeing_count, self._refuted = 0, None
         return steps
 
     def _settle(self, items: list[_Held], *, holds: bool) -> list[Tracked | Loss]:

@@ -196,6 +196,24 @@ def test_a_contradiction_is_as_large_as_the_step(error_ns: int) -> None:
     assert not tracker.disagreeing
 
 
+def test_wrong_stamps_that_come_late_are_no_loss() -> None:
+    """They jumped ahead without a pause; that the network holds some up afterwards does not make them right."""
+    station, tracker = Station(), RunTracker(facts())
+    steps = feed(tracker, station.frames(30))
+    steps += feed(tracker, [station.frame(stamp_error_ns=1_000_000_000) for _ in range(10)])
+    steps += feed(tracker, [station.frame(stamp_error_ns=1_000_000_000, late_ns=1_200_000_000) for _ in range(5)])
+    steps += feed(tracker, [station.frame(stamp_error_ns=1_000_000_000) for _ in range(10)])
+    assert losses(steps) == []
+    assert_places_true(steps)
+    assert tracker.disagreeing
+    # On the line of the earlier ones a loss is found as before.
+    steps += feed(tracker, station.frames(5))
+    station.skip(340)
+    steps += feed(tracker, station.frames(5))
+    assert losses(steps) == [(60 * FRAME_COUNT, 340, LossReason.TIMESTAMP, True)]
+    assert_places_true(steps)
+
+
 def test_jitter_below_half_a_sample_is_no_loss() -> None:
     station, tracker = Station(), RunTracker(facts())
     steps = feed(tracker, [station.frame(stamp_error_ns=(-1) ** n * 15_000) for n in range(50)])
