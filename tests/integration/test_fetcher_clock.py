@@ -118,3 +118,22 @@ async def test_a_step_does_not_move_the_time_to_give_up(tmp_path: Path, step_s: 
         caught = await record(bench, clock, step_s, 30.0, fields={"give_up_time": opening.give_up_time})
     assert caught.end.error.reason == reason("RECEIVER_NOT_READY")
     assert 1.0 * RATE_HZ < caught.end.received_sample_count < 3.0 * RATE_HZ
+
+
+async def test_a_resumed_stream_by_a_clock_set_back_is_not_joined(tmp_path: Path) -> None:
+    clock = SetClock()
+    async with mesh(tmp_path, station(gnss="no_fix"), clock=clock) as (_, bench):
+        async with bench.stream() as stream:
+            origin_ns = (await next_of(stream, "segment")).segment.available_from_unix_ns
+            await send_window(stream, origin_ns, origin_ns + 60 * SECOND)
+            kept = (await next_of(stream, "block")).block.sample_count
+        clock.step(-5.0)
+        resumed: dict[str, Any] = {"resume": True, "resume_sample_index": kept, "resume_origin_unix_ns": origin_ns}
+        async with bench.stream(**resumed) as stream:
+            await send_window(stream, origin_ns, origin_ns + 60 * SECOND)
+            gap = (await next_of(stream, "gap")).gap
+            block = (await next_of(stream, "block")).block
+    assert (gap.first_lost_index, gap.lost_sample_count, gap.exact) == (kept, 1, False)
+    assert gap.reason == iq_pb2.GAP_REASON_SERVICE_RESTART
+    # None of what comes after the break is thrown away for coming at a time that was there before.
+    assert block.first_sample_index == kept + 1
