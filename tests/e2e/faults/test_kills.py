@@ -28,7 +28,7 @@ from tests.e2e.faults.truth import StoredRecording, check_recording
 from tests.integration.mesh import state_names
 
 NAMES = ("rx-1", "rx-2", "rx-3")
-DURATION_S = 15.0
+DURATION_S = 20.0
 RESTART_DELAY_S = 2.0
 BEFORE = 30_000
 """Samples, 2.5 s, that are stored before anything is killed."""
