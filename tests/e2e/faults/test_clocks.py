@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
@@ -192,18 +193,19 @@ async def test_stamps_that_jump(tmp_path: Path) -> None:
 )
 async def test_the_gps_week_ends(tmp_path: Path) -> None:
     names = ("rx-1", "rx-2")
-    # Times of stamps are reckoned from the week's start in GPS time, here in a world that is 4 s before the next one.
+    # Times of stamps are reckoned from the week's start in GPS time, here in a world that is 9 s before the next one.
     to_gps_s = GPS_MINUS_UTC_S - GPS_EPOCH_UNIX_S
     week = (SetClock().unix_ns() // SECOND + to_gps_s) // GPS_WEEK_S + 1
     week_end_ns = (week * GPS_WEEK_S - to_gps_s) * SECOND
-    clock = SetClock(week_end_ns - 4 * SECOND)
+    clock = SetClock(week_end_ns - 9 * SECOND)
+    start_time = datetime.fromtimestamp(week_end_ns // SECOND - 2, UTC)
     async with (
         running_mesh(tmp_path, [station(name) for name in names], clock=clock) as mesh,
         mesh.client() as client,
         asyncio.timeout(30),
     ):
-        final = await last(client.acquire(acquisition_spec(DIAL_HZ, 5.0, names)))
-        assert final.window_start_unix_ns + SECOND < week_end_ns < final.window_end_unix_ns - SECOND
+        final = await last(client.acquire(acquisition_spec(DIAL_HZ, 4.0, names, start_time=start_time)))
+        assert (final.window_start_unix_ns + final.window_end_unix_ns) // 2 == week_end_ns
         assert state_names(final) == ("SUCCEEDED", ["SUCCEEDED"] * 2), describe(final)
         for outcome in final.outcomes:
             one = mesh.simulator.stations[outcome.receiver_id]
