@@ -11,14 +11,12 @@ from importlib.metadata import version
 from typing import Any, Final, TypeAlias
 
 import grpc
-import structlog
 from grpc_health.v1 import health_pb2
 
 from coordinator_svc.directory import ReceiverDirectory
 from coordinator_svc.peers import Peers, open_peers
 from coordinator_svc.recovery import RUNNING_STATES
 from coordinator_svc.registry import Registry
-from coordinator_svc.tasks import end
 from coordinator_svc.validation import MAX_FREQUENCY_HZ, MIN_FREQUENCY_HZ
 from heimdall.clock import Clock, SystemClock
 from heimdall.common.v1.acquisition_pb2 import Acquisition
@@ -27,8 +25,6 @@ from heimdall.coordinator.v1 import coordinator_pb2, coordinator_pb2_grpc
 from heimdall.errors import HeimdallError
 from heimdall.runtime.server import ServerContext, ServiceDefinition
 from heimdall.runtime.settings import CoordinatorSettings, Settings
-
-_log = structlog.get_logger(__name__)
 
 FULL_NAME: Final = coordinator_pb2.DESCRIPTOR.services_by_name["CoordinatorService"].full_name
 
@@ -180,19 +176,11 @@ async def _setup(context: ServerContext, clock: Clock) -> AsyncIterator[None]:
             await registry.recover()
             await context.health.set(FULL_NAME, health_pb2.HealthCheckResponse.SERVING)
 
-        recovering = asyncio.create_task(recover())
-        recovering.add_done_callback(_tell_crash)
         try:
-            # As a rule that takes milliseconds, and whoever finds the port open also finds the service ready.
-            await asyncio.wait({recovering}, timeout=_RECOVERY_WAIT_S)
-            yield
+            async with context.background(recover(), "recovery") as recovering:
+                # As a rule that takes milliseconds, and whoever finds the port open also finds the service ready.
+                await asyncio.wait({recovering}, timeout=_RECOVERY_WAIT_S)
+                yield
         finally:
-            await end(recovering)
             await registry.close()
             await directory.close()
-
-
-def _tell_crash(recovering: asyncio.Task[None]) -> None:
-    """Says why the service will never be ready, as nobody else would."""
-    if not recovering.cancelled() and (error := recovering.exception()) is not None:
-        _log.error("recovery_crashed", exc_info=error)

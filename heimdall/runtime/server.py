@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import signal
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import grpc
 import structlog
@@ -16,6 +17,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1._async import HealthServicer
 from grpc_reflection.v1alpha import reflection
 
+from heimdall.runtime.background import Background
 from heimdall.runtime.drain import Drain
 from heimdall.runtime.interceptors import CallGuard
 from heimdall.runtime.options import SERVER_OPTIONS
@@ -49,6 +51,20 @@ class ServerContext:
     """Counts background work that a stopping service waits for; calls are counted already."""
     health: HealthServicer
     """Health, for the names of backends."""
+    owned: Background
+    """Work beside the calls; see background."""
+
+    def background(self, work: Coroutine[Any, Any, None], name: str) -> AbstractAsyncContextManager[asyncio.Task[None]]:
+        """Runs work beside the calls until the context is left, which cancels it.
+
+        If it crashes, the service is NOT_SERVING at once, drains what can be drained, and its process ends with status
+        1: nobody would notice a service that answers and no longer does this part of its work.
+
+        Args:
+            work: The work; it may end by itself.
+            name: What the log calls it.
+        """
+        return self.owned.running(work, name)
 
 
 @dataclass(frozen=True)
@@ -70,18 +86,22 @@ class ServiceDefinition:
 
 
 @asynccontextmanager
-async def running_server(definition: ServiceDefinition, settings: Settings) -> AsyncIterator[str]:
+async def running_server(
+    definition: ServiceDefinition, settings: Settings, *, on_failure: Callable[[], None] = lambda: None
+) -> AsyncIterator[str]:
     """Runs a service inside the current event loop and drains it on the way out.
 
     Args:
         definition: The service.
         settings: All settings.
+        on_failure: Called once if work of the service's own crashed; whoever runs it leaves the context then.
 
     Yields:
         The address it listens on, as host:port.
 
     Raises:
         OSError: If the port can not be bound.
+        ServiceFailedError: On the way out, if work of the service's own crashed.
     """
     drain = Drain()
     server = grpc.aio.server(
@@ -104,7 +124,8 @@ async def running_server(definition: ServiceDefinition, settings: Settings) -> A
         port = server.add_insecure_port(f"{settings.mesh.host}:{definition.port}")
     except RuntimeError as error:
         raise OSError(f"can not listen on {settings.mesh.host}:{definition.port}; is the port in use?") from error
-    async with definition.setup(ServerContext(server, settings, drain, health)):
+    background = Background(health, on_failure)
+    async with definition.setup(ServerContext(server, settings, drain, health, background)):
         await server.start()
         if definition.starts_ready:
             await health.set(definition.full_name, health_pb2.HealthCheckResponse.SERVING)
@@ -114,6 +135,8 @@ async def running_server(definition: ServiceDefinition, settings: Settings) -> A
             yield address
         finally:
             await _drain(server, health, drain, settings)
+    if background.failure is not None:
+        raise background.failure
 
 
 async def _drain(server: grpc.aio.Server, health: HealthServicer, drain: Drain, settings: Settings) -> None:
@@ -134,7 +157,7 @@ async def _drain(server: grpc.aio.Server, health: HealthServicer, drain: Drain, 
 
 
 async def run_until_signal(definition: ServiceDefinition, settings: Settings) -> None:
-    """Runs a service until SIGTERM or SIGINT, then drains it.
+    """Runs a service until SIGTERM or SIGINT, or until work of its own crashed, then drains it.
 
     Args:
         definition: The service.
@@ -142,15 +165,18 @@ async def run_until_signal(definition: ServiceDefinition, settings: Settings) ->
 
     Raises:
         OSError: If the port can not be bound.
+        ServiceFailedError: If work of its own crashed; it has drained.
     """
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    async with running_server(definition, settings):
-        await stop.wait()
-        _log.info("service_stopping")
-    # Handlers of probes that watched until now are still being cancelled; ending the loop under them is loud.
-    unwinding = asyncio.all_tasks() - {asyncio.current_task()}
-    if unwinding:
-        await asyncio.wait(unwinding, timeout=_UNWIND_S)
+    try:
+        async with running_server(definition, settings, on_failure=stop.set):
+            await stop.wait()
+            _log.info("service_stopping")
+    finally:
+        # Handlers of probes that watched until now are still being cancelled; ending the loop under them is loud.
+        unwinding = asyncio.all_tasks() - {asyncio.current_task()}
+        if unwinding:
+            await asyncio.wait(unwinding, timeout=_UNWIND_S)

@@ -59,8 +59,10 @@ class ServiceProcess:
 
 
 @asynccontextmanager
-async def service_process(name: str, folder: Path, variables: Mapping[str, str]) -> AsyncIterator[ServiceProcess]:
-    """Starts a service on a free port with its data in a folder; kills it at the end if it still runs."""
+async def service_process(
+    name: str, folder: Path, variables: Mapping[str, str], module: str | None = None
+) -> AsyncIterator[ServiceProcess]:
+    """Starts a service, or another module in its place, on a free port; kills it at the end if it still runs."""
     own = {
         f"HEIMDALL_{name.upper()}_PORT": "0",
         "HEIMDALL_STORAGE_DATA_DIR": str(folder / "data"),
@@ -71,7 +73,7 @@ async def service_process(name: str, folder: Path, variables: Mapping[str, str])
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         "-m",
-        f"{name}_svc",
+        module or f"{name}_svc",
         cwd=REPO_ROOT,
         env={**os.environ, **own, **variables},
         stdin=asyncio.subprocess.DEVNULL,

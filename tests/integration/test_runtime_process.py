@@ -11,6 +11,9 @@ import grpc
 import pytest
 from grpc_health.v1 import health_pb2
 
+from heimdall.common.v1.iq_pb2 import Heartbeat, IqEvent
+from heimdall.dsp.v1.dsp_pb2 import ComputeSpectrumRequest, ProcessRequest
+from heimdall.dsp.v1.dsp_pb2_grpc import DspServiceStub
 from tests.integration.service_process import FULL_NAMES, ready_process, service_process
 
 _SERVICES = sorted(FULL_NAMES)
@@ -50,6 +53,35 @@ async def _status(call: grpc.aio.UnaryStreamCall[bytes, bytes]) -> int:
     answer = await call.read()
     assert isinstance(answer, bytes)
     return _Status.FromString(answer).status
+
+
+async def test_a_crash_of_background_work_ends_a_service_with_1_after_it_drained(tmp_path: Path) -> None:
+    async with service_process("dsp", tmp_path, {}, "tests.integration.failing_service") as service:
+        async with grpc.aio.insecure_channel(await service.address()) as channel:
+            stub = DspServiceStub(channel)
+            running = stub.Process(timeout=30)
+            beat = ProcessRequest(event=IqEvent(heartbeat=Heartbeat()))
+            await running.write(beat)
+            await running.read()
+            watch: grpc.aio.UnaryStreamMultiCallable[bytes, bytes] = channel.unary_stream(
+                "/grpc.health.v1.Health/Watch"
+            )
+            call = watch(health_pb2.HealthCheckRequest(service=FULL_NAMES["dsp"]).SerializeToString(), timeout=30)
+            assert await _status(call) == _Status.SERVING
+            await stub.ComputeSpectrum(ComputeSpectrumRequest(), timeout=30)
+            assert await _status(call) == _Status.NOT_SERVING
+            # The stream that runs is served to its end.
+            await running.write(beat)
+            await running.read()
+            await running.done_writing()
+            assert await running.read() is grpc.aio.EOF
+        assert await service.ended() == 1
+    assert "event=background_work_crashed" in service.log
+    assert "work=housekeeping" in service.log
+    assert service.lines[-1] == (
+        "dsp: housekeeping crashed: ZeroDivisionError: a fault of this service; the log has it in full"
+    )
+    assert "drained=true" in service.log
 
 
 @pytest.mark.parametrize("name", _SERVICES)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager
 from typing import Any, TypeAlias
 
@@ -65,6 +65,8 @@ async def serving(
     mesh: MeshSettings | None = None,
     port: int = 0,
     contexts: list[ServerContext] | None = None,
+    background: Coroutine[Any, Any, None] | None = None,
+    on_failure: Callable[[], None] = lambda: None,
 ) -> AsyncIterator[str]:
     """Serves the handlers and yields the address; what the runtime hands to the set-up is put into contexts."""
 
@@ -73,9 +75,13 @@ async def serving(
         add_DspServiceServicer_to_server(ScriptedDsp(unary, streaming), context.server)
         if contexts is not None:
             contexts.append(context)
-        yield
+        if background is None:
+            yield
+        else:
+            async with context.background(background, "the test's work"):
+                yield
 
     definition = ServiceDefinition("dsp", NAME, port, max_stream_count, setup)
     settings = Settings(mesh=mesh or MeshSettings(drain_notice_s=0, drain_timeout_s=5))
-    async with running_server(definition, settings) as address:
+    async with running_server(definition, settings, on_failure=on_failure) as address:
         yield address
