@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import aiosqlite
+import structlog
+from google.protobuf.message import DecodeError
 
 from heimdall.common.v1.acquisition_pb2 import Acquisition
 from heimdall.common.v1.error_pb2 import ErrorReason
@@ -24,9 +26,14 @@ from storage_svc.measurements.rows import (
     measurement_row,
     recording_row,
 )
+from storage_svc.measurements.sqlite_failures import SqliteFailures, unavailable
 from storage_svc.measurements.sqlite_schema import connect, migrate
-from storage_svc.measurements.sqlite_writer import SqliteWriter, unavailable
+from storage_svc.measurements.sqlite_writer import SqliteWriter
 from storage_svc.sql_files import load_queries
+
+T = TypeVar("T")
+
+_log = structlog.get_logger(__name__)
 
 _NEWEST_UNIX_NS = (1 << 63) - 1
 _CONDITIONS = {
@@ -44,10 +51,11 @@ _CONDITIONS = {
 class SqliteMeasurements:
     """The embedded database."""
 
-    def __init__(self, reader: aiosqlite.Connection, writer: SqliteWriter) -> None:
+    def __init__(self, reader: aiosqlite.Connection, writer: SqliteWriter, failures: SqliteFailures) -> None:
         """Takes two connections to a database of the newest schema; `open` makes them."""
         self._reader = reader
         self._writer = writer
+        self._failures = failures
         self._queries = load_queries("sqlite")
 
     @classmethod
@@ -61,13 +69,22 @@ class SqliteMeasurements:
             DatabaseUnusableError: If the file is no database, is damaged, or is of a later version.
         """
         await migrate(path)
+        failures = SqliteFailures(path)
         reader = await connect(path)
         try:
-            writer = SqliteWriter(await connect(path))
+            writer = SqliteWriter(await connect(path), failures)
         except BaseException:
             await reader.close()
             raise
-        return cls(reader, writer)
+        return cls(reader, writer, failures)
+
+    async def watch(self) -> None:
+        """Returns when the database was closed.
+
+        Raises:
+            Exception: What its writer crashed with: nothing is written any more.
+        """
+        await self._writer.watch()
 
     async def write_measurements(self, measurements: Sequence[Measurement]) -> int:
         """Stores measurements; returns how many were new."""
@@ -93,7 +110,7 @@ class SqliteMeasurements:
         name = "select_summary" if is_summary else "select_window"
         after = after or (_NEWEST_UNIX_NS, "", "", 0)
         rows = await self._select(name, "first_sample_unix_ns", _filter_values(selected), after, limit)
-        return [measurement_from_row(dict(row), scope) for row in rows]
+        return _decode(rows, lambda row: measurement_from_row(dict(row), scope))
 
     async def put_recording(self, recording: Recording) -> None:
         """Makes or replaces the row of a recording, and tells its measurements."""
@@ -111,13 +128,13 @@ class SqliteMeasurements:
     async def get_recording(self, key: RecordingKey) -> Recording | None:
         """Returns a recording; None if there is none."""
         rows = await self._fetch(self._queries["get_recording"], key._asdict())
-        return Recording.FromString(rows[0]["message"]) if rows else None
+        return next(iter(_decode(rows, lambda row: Recording.FromString(row["message"]))), None)
 
     async def list_recordings(self, selected: RowFilter, after: Cursor | None, limit: int) -> list[Recording]:
         """Returns recordings, newest window first."""
         after = after or (_NEWEST_UNIX_NS, "", "")
         rows = await self._select("select_recording", "window_start_unix_ns", _filter_values(selected), after, limit)
-        return [Recording.FromString(row["message"]) for row in rows]
+        return _decode(rows, lambda row: Recording.FromString(row["message"]))
 
     async def put_acquisition(self, acquisition: Acquisition, expected_revision: int) -> None:
         """Makes or replaces an acquisition that is still at the expected revision."""
@@ -127,7 +144,7 @@ class SqliteMeasurements:
             stored = await _fetch_all(connection, self._queries["get_acquisition"], {"task_id": row["task_id"]})
             if stored and stored[0]["message"] == row["message"]:
                 return
-            revision = Acquisition.FromString(stored[0]["message"]).revision if stored else 0
+            (revision,) = _decode(stored, lambda row: Acquisition.FromString(row["message"]).revision) or (0,)
             if revision != expected_revision:
                 raise _revision_conflict(acquisition.acquisition_id, revision, expected_revision)
             await connection.execute(self._queries["put_acquisition"], row)
@@ -137,7 +154,7 @@ class SqliteMeasurements:
     async def get_acquisition(self, acquisition_id: str) -> Acquisition | None:
         """Returns an acquisition; None if there is none."""
         rows = await self._fetch(self._queries["get_acquisition"], {"task_id": acquisition_id})
-        return Acquisition.FromString(rows[0]["message"]) if rows else None
+        return next(iter(_decode(rows, lambda row: Acquisition.FromString(row["message"]))), None)
 
     async def list_acquisitions(
         self, states: Sequence[Acquisition.State.ValueType], after: Cursor | None, limit: int
@@ -148,15 +165,17 @@ class SqliteMeasurements:
             values["states"] = json.dumps([acquisition_state_name(state) for state in states])
         after = after or (_NEWEST_UNIX_NS, "")
         rows = await self._select("select_acquisition", "create_unix_ns", values, after, limit)
-        return [Acquisition.FromString(row["message"]) for row in rows]
+        return _decode(rows, lambda row: Acquisition.FromString(row["message"]))
 
     async def ping(self) -> None:
-        """Takes and gives back the write lock."""
+        """Writes, durably: a transaction that changes nothing would succeed on a full disk."""
 
-        async def nothing(connection: aiosqlite.Connection) -> None:
-            return None
+        async def write(connection: aiosqlite.Connection) -> None:
+            # The number of the schema stays what it is, also if somebody migrates; its page is written all the same.
+            (row,) = await _fetch_all(connection, "PRAGMA user_version", {})
+            await connection.execute(f"PRAGMA user_version = {int(row[0])}")
 
-        await self._writer.run(nothing)
+        await self._writer.run(write)
 
     async def close(self) -> None:
         """Finishes what is being written and closes the file."""
@@ -172,10 +191,11 @@ class SqliteMeasurements:
         return await self._fetch(query, {**values, **cursor, "limit": limit})
 
     async def _fetch(self, query: str, values: dict[str, Any]) -> list[sqlite3.Row]:
+        self._failures.refuse_if_damaged()
         try:
             return await _fetch_all(self._reader, query, values)
         except sqlite3.Error as error:
-            raise unavailable(error, "read") from error
+            raise self._failures.meaning(error, "read") from error
 
 
 def _filter_values(selected: RowFilter) -> dict[str, object]:
@@ -192,6 +212,19 @@ def _filter_values(selected: RowFilter) -> dict[str, object]:
 
 async def _fetch_all(connection: aiosqlite.Connection, query: str, values: dict[str, Any]) -> list[sqlite3.Row]:
     return list(await connection.execute_fetchall(query, values))
+
+
+def _decode(rows: Iterable[sqlite3.Row], decode: Callable[[sqlite3.Row], T]) -> list[T]:
+    """Returns what rows say.
+
+    Raises:
+        HeimdallError: BACKEND_UNAVAILABLE if one of them does not say anything that makes sense.
+    """
+    try:
+        return [decode(row) for row in rows]
+    except (DecodeError, ValueError, TypeError, KeyError, AttributeError) as error:
+        _log.exception("row_damaged")
+        raise unavailable(f"one of the rows is damaged: {error}", "read") from error
 
 
 def _revision_conflict(acquisition_id: str, stored: int, expected: int) -> HeimdallError:
