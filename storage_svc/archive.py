@@ -53,6 +53,18 @@ class Archive:
         """Returns a recording that is finished and not yet settled."""
         return self._waiting.get(key)
 
+    async def holds(self, key: RecordingKey) -> bool:
+        """Returns whether the pair of a recording is complete in the object store.
+
+        Raises:
+            HeimdallError: BACKEND_UNAVAILABLE.
+        """
+        try:
+            await self._objects.size_bytes(key.meta_object_key)
+        except ObjectNotFoundError:
+            return False
+        return True
+
     def add(self, recording: Recording) -> None:
         """Takes in a finished recording that was found in the spool."""
         key = _key(recording)

@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextvars
-from collections.abc import AsyncIterator, Coroutine
-from contextlib import asynccontextmanager
-from typing import Any
-
-import structlog
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 
 from heimdall.errors import HeimdallError
 from heimdall.runtime.server import ServerContext, ServiceDefinition
-from heimdall.runtime.settings import Settings, SettingsError
+from heimdall.runtime.settings import Settings, SettingsError, StorageSettings
 from heimdall.storage.v1 import storage_pb2
 from heimdall.storage.v1.storage_pb2_grpc import add_StorageServiceServicer_to_server
 from storage_svc.archive import Archive
@@ -26,8 +21,6 @@ from storage_svc.reading import Reader
 from storage_svc.recordings import Recordings
 from storage_svc.service import StorageService
 from storage_svc.spool import Spool
-
-_log = structlog.get_logger(__name__)
 
 FULL_NAME = storage_pb2.DESCRIPTOR.services_by_name["StorageService"].full_name
 
@@ -47,7 +40,8 @@ def define(settings: Settings) -> ServiceDefinition:
 async def _setup(context: ServerContext) -> AsyncIterator[None]:
     settings = context.settings.storage
     with data_dir_lock(settings.data_dir):
-        rows = await SqliteMeasurements.open(database_path(settings))
+        with _naming_the_folder(settings):
+            rows = await SqliteMeasurements.open(database_path(settings))
         spool = Spool(
             settings.data_dir / "spool",
             sync_interval_s=settings.sync_interval_s,
@@ -58,22 +52,21 @@ async def _setup(context: ServerContext) -> AsyncIterator[None]:
             objects = LocalObjects(settings.data_dir / BUCKET)
             archive = Archive(spool, objects, rows)
             recordings = Recordings(spool, archive, rows, settings.resume_window_s)
-            try:
-                await objects.ping()
-            except HeimdallError as error:
-                raise SettingsError(f"storage.data_dir: {settings.data_dir}: {error.message}") from error
-            await recordings.start()
+            with _naming_the_folder(settings):
+                await objects.start()
+                await rows.ping()
+                await recordings.start()
             reader = Reader(spool, recordings, objects, rows)
             servicer = StorageService(recordings, reader, archive, objects, rows, context.settings.mesh)
             add_StorageServiceServicer_to_server(servicer, context.server)
+            pings = {"objects": objects.ping, "measurements": rows.ping, "spool": spool.ping}
             try:
-                async with _running(
-                    spool.commit_steadily(),
-                    recordings.finish_abandoned(),
-                    archive.retry_steadily(),
-                    watch_backends(
-                        context.health, FULL_NAME, {"objects": objects.ping, "measurements": rows.ping}, spool
-                    ),
+                async with (
+                    context.background(rows.watch(), "database_writer"),
+                    context.background(spool.commit_steadily(), "spool_commits"),
+                    context.background(recordings.finish_abandoned(), "abandoned_recordings"),
+                    context.background(archive.retry_steadily(), "archive_retries"),
+                    context.background(watch_backends(context.health, FULL_NAME, pings), "backend_health"),
                 ):
                     yield
             finally:
@@ -83,20 +76,18 @@ async def _setup(context: ServerContext) -> AsyncIterator[None]:
             await rows.close()
 
 
-@asynccontextmanager
-async def _running(*works: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
-    """Runs endless background work and ends it on the way out."""
-    tasks = [asyncio.create_task(work, context=contextvars.Context()) for work in works]
-    for task in tasks:
-        task.add_done_callback(_report)
+@contextmanager
+def _naming_the_folder(settings: StorageSettings) -> Iterator[None]:
+    """Turns what keeps the service from starting into a text that says which setting names the place.
+
+    Raises:
+        SettingsError: If a file or a store can not be used.
+    """
     try:
         yield
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-
-
-def _report(task: asyncio.Task[None]) -> None:
-    if not task.cancelled() and task.exception() is not None:
-        _log.error("background_work_crashed", work=str(task.get_coro()), exc_info=task.exception())
+    except HeimdallError as error:
+        raise SettingsError(f"storage.data_dir: {settings.data_dir}: {error.message}") from error
+    except OSError as error:
+        place = error.filename or settings.data_dir
+        text = f"{place} can not be used: {error.strerror}" if error.strerror else str(error)
+        raise SettingsError(f"storage.data_dir: {text}") from error

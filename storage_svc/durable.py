@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import os
-import threading
+import tempfile
 from pathlib import Path
+from typing import Final
+
+_PROBE_BYTES: Final = 4096
+"""A page: less might find room in one that is there already."""
 
 
 def sync_folder(folder: Path) -> None:
@@ -27,6 +31,16 @@ def make_folder(folder: Path) -> None:
         sync_folder(child.parent)
 
 
+def probe(folder: Path) -> None:
+    """Writes a small file that nobody sees, to know whether the folder can be written and has room.
+
+    Raises:
+        OSError: If it can not, or has not.
+    """
+    with tempfile.TemporaryFile(dir=folder, buffering=0) as file:
+        write_at(file.fileno(), bytes(_PROBE_BYTES), 0)
+
+
 def write_at(descriptor: int, content: bytes, offset: int) -> None:
     """Writes all of the content at a position; not durable until the file is synced."""
     view = memoryview(content)
@@ -35,16 +49,26 @@ def write_at(descriptor: int, content: bytes, offset: int) -> None:
         view, offset = view[written:], offset + written
 
 
-def replace_file(path: Path, content: bytes) -> None:
-    """Writes a file so that it is there whole or not at all, replacing one of the same name."""
-    partial = path.with_name(f".{path.name}.{threading.get_ident()}.partial")
-    descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
+def replace_file(path: Path, content: bytes, partial: Path) -> None:
+    """Writes a file so that it is there whole or not at all, replacing one of the same name.
+
+    Args:
+        path: The file.
+        content: What it holds afterwards.
+        partial: Where it is written before it is whole: a name of its own, on the same file system.
+    """
     try:
-        write_at(descriptor, content, 0)
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-    partial.replace(path)
+        descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
+        try:
+            write_at(descriptor, content, 0)
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+        partial.replace(path)
+    except OSError:
+        # A disk that is full must not stay so because of what was not even finished.
+        partial.unlink(missing_ok=True)
+        raise
     sync_folder(path.parent)
 
 

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from heimdall.runtime.settings import SettingsError
+from storage_svc import durable
 
 
 @contextmanager
@@ -19,15 +20,13 @@ def data_dir_lock(data_dir: Path) -> Iterator[None]:
         data_dir: Folder of spool, objects and database.
 
     Raises:
-        SettingsError: If the folder can not be made or written, or another storage service uses it.
+        SettingsError: If the folder can not be made or written, has no room, or another storage service uses it.
     """
     try:
         data_dir.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(data_dir / "lock", os.O_RDWR | os.O_CREAT, 0o644)
     except OSError as error:
-        raise SettingsError(
-            f"storage.data_dir: {data_dir} can not be written: {error.strerror}; name a folder that this user may write"
-        ) from error
+        raise _unwritable(data_dir, error) from error
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -35,6 +34,18 @@ def data_dir_lock(data_dir: Path) -> Iterator[None]:
             raise SettingsError(
                 f"storage.data_dir: {data_dir} is in use by another storage service; stop it or name another folder"
             ) from error
+        try:
+            # The lock may be there from an earlier run.
+            durable.probe(data_dir)
+        except OSError as error:
+            raise _unwritable(data_dir, error) from error
         yield
     finally:
         os.close(descriptor)
+
+
+def _unwritable(data_dir: Path, error: OSError) -> SettingsError:
+    return SettingsError(
+        f"storage.data_dir: {data_dir} can not be written: {error.strerror}; make it writable for this user and let it "
+        "have room, or name another folder"
+    )

@@ -12,12 +12,12 @@ import structlog
 from heimdall.common.v1.error_pb2 import ErrorDetail, ErrorReason
 from heimdall.common.v1.iq_pb2 import End, EndReason, IqEvent
 from heimdall.common.v1.recording_pb2 import Recording
-from heimdall.errors import BadFieldError, FieldViolation, HeimdallError, InvalidFieldsError
+from heimdall.errors import BadFieldError, FieldViolation, HeimdallError, InvalidFieldsError, from_detail
 from heimdall.storage.v1.storage_pb2 import WriteRecordingRequest
 from storage_svc.archive import Archive
 from storage_svc.ids import RecordingKey
 from storage_svc.measurements import MeasurementStore
-from storage_svc.spool import Spool, SpooledRecording, Verdict
+from storage_svc.spool import Spool, SpooledRecording, SpoolUnreadableError, Verdict
 from storage_svc.spool.room import disk_failure
 
 _log = structlog.get_logger(__name__)
@@ -112,8 +112,11 @@ class Recordings:
         Raises:
             OSError: If the spool can not be read or written.
         """
-        for recording in await self._spool.start():
+        found = await self._spool.start()
+        for recording in found.finished:
             self._archive.add(recording)
+        for key, why in found.unreadable.items():
+            await self._give_up(key, _unreadable(key, why))
         for spooled in self._spool.all_open():
             self._abandon(spooled.key, self._resume_window_s)
             _log.info(
@@ -131,12 +134,14 @@ class Recordings:
 
         Raises:
             HeimdallError: WRITER_SUPERSEDED for a lower epoch than seen before, INVALID_FIELD for another window,
-                SPOOL_FULL, BACKEND_UNAVAILABLE.
+                SPOOL_FULL, BACKEND_UNAVAILABLE, CHECKSUM_MISMATCH if what was written before can not be read back.
         """
         key = RecordingKey(opening.acquisition_id, opening.receiver.receiver_id)
         async with self._lock(key):
             spooled, finished = await self._find(key)
             if finished is not None:
+                if _is_given_up(finished):
+                    raise from_detail(finished.incomplete_cause)
                 return RecordingWriter(key, None, finished)
             if spooled is None:
                 spooled = await self._spool.create(key, opening)
@@ -270,23 +275,51 @@ class Recordings:
         if waiting is not None:
             return None, waiting
         if spooled is not None:
-            # Its disk failed. What is durable is what recovery finds.
-            self._spool.forget(key)
+            # Its disk failed. What is durable is what recovery finds, for this writer, a later one, or none; until the
+            # disk allows that, it stays here to be read.
+            self._abandon(key, self._resume_window_s)
             previous = self._writers.pop(key, None)
             if previous is not None:
                 previous.changed.set()
         try:
             found = await self._spool.load(key)
+        except SpoolUnreadableError as error:
+            self._spool.forget(key)
+            failure = _unreadable(key, str(error))
+            await self._give_up(key, failure)
+            raise failure from error
         except OSError as error:
             raise disk_failure(error, "read the spool") from error
-        if isinstance(found, Recording):
+        if isinstance(found, SpooledRecording):
+            return found, None
+        self._spool.forget(key)
+        if found is not None:
             self._archive.add(found)
             return None, found
-        if found is not None:
-            return found, None
-        row = await self._rows.get_recording(key)
+        try:
+            row = await self._rows.get_recording(key)
+        except HeimdallError:
+            # Samples are accepted while the rows are away, but never on top of a recording that is complete.
+            if await self._archive.holds(key):
+                raise
+            return None, None
         is_finished = row is not None and row.state != Recording.State.STATE_WRITING
         return None, row if is_finished else None
+
+    async def _give_up(self, key: RecordingKey, cause: HeimdallError) -> None:
+        """Says in the row of a recording, if it has one, that it holds nothing and why."""
+        self._deadlines_s.pop(key, None)
+        try:
+            row = await self._rows.get_recording(key)
+            if row is not None and row.state == Recording.State.STATE_WRITING:
+                row.state = Recording.State.STATE_STORED
+                row.incomplete_cause.CopyFrom(cause.to_detail())
+                row.finish_time.GetCurrentTime()
+                await self._rows.put_recording(row)
+        except HeimdallError as error:
+            _log.warning(
+                "recording_row_missing", task_id=key.task_id, receiver_id=key.receiver_id, message=error.message
+            )
 
     async def _put_row(self, recording: Recording) -> None:
         """Makes the recording visible in lists; samples are accepted without it."""
@@ -376,6 +409,22 @@ def _finished(key: RecordingKey, next_index: int) -> HeimdallError:
         ErrorReason.ERROR_REASON_RECORDING_FINISHED,
         f"the recording of {key.receiver_id} in {key.task_id} is finished and takes no more samples",
         metadata={"next_sample_index": next_index},
+    )
+
+
+def _is_given_up(recording: Recording) -> bool:
+    """Returns whether what was received could not be read back, so that there is nothing to resume."""
+    return (
+        not recording.sample_count and recording.incomplete_cause.reason == ErrorReason.ERROR_REASON_CHECKSUM_MISMATCH
+    )
+
+
+def _unreadable(key: RecordingKey, why: str) -> HeimdallError:
+    """Returns the failure of a recording of which nothing can be read back."""
+    return HeimdallError(
+        ErrorReason.ERROR_REASON_CHECKSUM_MISMATCH,
+        f"what was received of {key.receiver_id} in {key.task_id} can not be read back: {why}",
+        metadata={"acquisition_id": key.task_id, "receiver_id": key.receiver_id},
     )
 
 

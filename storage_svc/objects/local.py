@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
+import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import ParamSpec, TypeVar
+from typing import Final, ParamSpec, TypeVar
 
 from heimdall.common.v1.error_pb2 import ErrorReason
 from heimdall.errors import HeimdallError
@@ -15,6 +17,9 @@ from storage_svc.objects.base import ObjectNotFoundError
 P = ParamSpec("P")
 T = TypeVar("T")
 
+_PARTIAL_NAME: Final = ".partial"
+"""Folder of objects that are being written; no key begins with a dot."""
+
 
 class LocalObjects:
     """Keeps objects as files below one folder, on the same file system as the spool."""
@@ -22,6 +27,16 @@ class LocalObjects:
     def __init__(self, root: Path) -> None:
         """Takes the folder that stands for the bucket; it is made with the first object."""
         self._root = root
+        self._partial = root / _PARTIAL_NAME
+
+    async def start(self) -> None:
+        """Removes what a service that was killed left half written, and sees whether objects can be stored.
+
+        Raises:
+            HeimdallError: BACKEND_UNAVAILABLE.
+        """
+        await self._run("clear", "its folder", self._clear)
+        await self.ping()
 
     async def put_file(self, key: str, path: Path) -> None:
         """Moves a file into the store."""
@@ -56,8 +71,8 @@ class LocalObjects:
         return str(self._path(key))
 
     async def ping(self) -> None:
-        """Writes and removes a file."""
-        await self._run("write", "the folder", self._touch)
+        """Writes a small file."""
+        await self._run("write to", "its folder", self._probe)
 
     def _path(self, key: str) -> Path:
         parts = key.split("/")
@@ -77,11 +92,13 @@ class LocalObjects:
                 metadata={"backend": "objects", "key": key, "errno": error.errno or 0},
             ) from error
 
-    def _touch(self) -> None:
+    def _clear(self) -> None:
+        if self._partial.is_dir():
+            shutil.rmtree(self._partial)
+
+    def _probe(self) -> None:
         durable.make_folder(self._root)
-        probe = self._root / ".ping"
-        probe.write_bytes(b"")
-        probe.unlink()
+        durable.probe(self._root)
 
     @staticmethod
     def _move(source: Path, target: Path) -> None:
@@ -91,7 +108,7 @@ class LocalObjects:
         source.replace(target)
         durable.sync_folder(target.parent)
 
-    @staticmethod
-    def _write(path: Path, content: bytes) -> None:
+    def _write(self, path: Path, content: bytes) -> None:
         durable.make_folder(path.parent)
-        durable.replace_file(path, content)
+        self._partial.mkdir(exist_ok=True)
+        durable.replace_file(path, content, self._partial / str(threading.get_ident()))

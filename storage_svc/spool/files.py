@@ -18,7 +18,8 @@ from heimdall.common.v1.recording_pb2 import Recording
 from heimdall.errors import HeimdallError
 from heimdall.storage.v1.storage_pb2 import WriteRecordingRequest
 from storage_svc import durable
-from storage_svc.spool import journal
+from storage_svc.spool import aside, journal
+from storage_svc.spool.aside import SpoolUnreadableError
 from storage_svc.spool.journal import RecordKind
 from storage_svc.spool.progress import MAX_BLOCK_BYTES, Progress
 
@@ -151,7 +152,9 @@ class RecoveredSpool:
     size_bytes: int
     """Bytes that it takes on disk."""
     dropped_size_bytes: int
-    """Bytes cut off because they were torn, corrupt or not vouched for; never anything acknowledged."""
+    """Bytes cut off because they were torn, corrupt or not vouched for."""
+    kept_aside: Path | None = None
+    """Where a copy of them is; None if a crash in mid-write explains them, so that nothing acknowledged was in them."""
 
 
 def create(folder: Path, open_unix_ns: int, opening: WriteRecordingRequest.Open) -> SpoolFiles:
@@ -168,41 +171,67 @@ def create(folder: Path, open_unix_ns: int, opening: WriteRecordingRequest.Open)
 def recover(folder: Path) -> RecoveredSpool | None:
     """Reads back a recording after a crash and cuts off what its journal does not vouch for.
 
+    What is cut off although no crash explains it, such as a record that has changed, is copied aside first.
+
     Args:
         folder: Folder of the recording.
 
     Returns:
-        What it holds; None, and the folder removed, if not even its opening is readable.
+        What it holds; None, and the folder removed, if its opening was never completed and no sample came.
+
+    Raises:
+        SpoolUnreadableError: If not even its opening is readable, or its end is not.
+        OSError: If the disk fails.
     """
     path = folder / JOURNAL_NAME
     content = path.read_bytes() if path.is_file() else b""
+    samples_path = folder / SAMPLES_NAME
+    samples_size_bytes = samples_path.stat().st_size if samples_path.is_file() else 0
     records = list(journal.read_records(content))
-    if not records or records[0].kind is not RecordKind.OPEN:
+    if not records and not samples_size_bytes and journal.is_torn(content):
         shutil.rmtree(folder)
         return None
-    samples_path = folder / SAMPLES_NAME
-    on_disk = len(content) + (samples_path.stat().st_size if samples_path.is_file() else 0)
-    open_unix_ns, message = journal.decode_open(records[0].payload)
-    opening = WriteRecordingRequest.Open.FromString(message)
-    recovered = RecoveredSpool(None, opening, open_unix_ns, opening.writer_epoch, Progress(), None, 0, 0)
-    if records[-1].kind is RecordKind.FINISH:
-        # The samples are vouched for by the SHA-512 in the recording, and may be in the object store already.
-        recovered.size_bytes = on_disk
-        recovered.finished = Recording.FromString(journal.decode_finish(records[-1].payload)[0])
+    if not records or records[0].kind is not RecordKind.OPEN:
+        raise SpoolUnreadableError("its journal does not begin with a readable opening")
+    recovered = _begin(records, len(content) + samples_size_bytes)
+    if recovered.finished is not None:
         return recovered
     recovered.files = files = SpoolFiles(folder, journal_size_bytes=records[0].end_offset)
     try:
+        is_damaged = not journal.is_torn(content[records[-1].end_offset :])
         for record in records[1:]:
             if not _take(record, recovered, files):
+                is_damaged = True
                 break
             files.journal_size_bytes = record.end_offset
+        recovered.dropped_size_bytes = recovered.size_bytes - files.size_bytes
         recovered.size_bytes = files.size_bytes
-        recovered.dropped_size_bytes = on_disk - files.size_bytes
+        if is_damaged:
+            good = {SAMPLES_NAME: files.samples_size_bytes, JOURNAL_NAME: files.journal_size_bytes}
+            recovered.kept_aside = aside.keep_rest(folder, good)
         files.truncate()
     except OSError:
         files.close()
         raise
     return recovered
+
+
+def _begin(records: Sequence[journal.JournalRecord], size_bytes: int) -> RecoveredSpool:
+    """Returns what the first record says, and the last if it closes the journal.
+
+    Raises:
+        SpoolUnreadableError: If one of them is no message, whatever its checksum says.
+    """
+    try:
+        open_unix_ns, message = journal.decode_open(records[0].payload)
+        opening = WriteRecordingRequest.Open.FromString(message)
+        finished = None
+        if records[-1].kind is RecordKind.FINISH:
+            # The samples are vouched for by the SHA-512 in the recording, and may be in the object store already.
+            finished = Recording.FromString(journal.decode_finish(records[-1].payload)[0])
+    except DecodeError as error:
+        raise SpoolUnreadableError(f"its journal holds what is no message: {error}") from error
+    return RecoveredSpool(None, opening, open_unix_ns, opening.writer_epoch, Progress(), finished, size_bytes, 0)
 
 
 def _take(record: journal.JournalRecord, recovered: RecoveredSpool, files: SpoolFiles) -> bool:

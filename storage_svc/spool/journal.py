@@ -103,6 +103,19 @@ def read_records(content: bytes) -> Iterator[JournalRecord]:
         offset = end
 
 
+def is_torn(rest: bytes) -> bool:
+    """Returns whether a crash in mid-write explains what follows the last good record: nothing acknowledged is in it.
+
+    Args:
+        rest: The journal from the end of the last good record on; the beginning of one record, or space that was taken
+            and never filled, is torn. A whole record that is corrupt is not.
+    """
+    if len(rest) < _HEADER.size or rest.count(0) == len(rest):
+        return True
+    length = _HEADER.unpack_from(rest)[0]
+    return bool(length <= MAX_PAYLOAD_BYTES and _HEADER.size + length > len(rest))
+
+
 def _is_complete(kind: int, length: int) -> bool:
     fixed = {
         RecordKind.OPEN: _OPEN_TIME.size,

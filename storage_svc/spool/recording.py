@@ -264,6 +264,7 @@ class SpooledRecording:
 
     def _fail(self, error: OSError) -> HeimdallError:
         """Gives the files up: what is on disk now is known only to recovery, which runs before the next writer."""
+        self._room.failed(error)
         self.failure = disk_failure(error, "write the recording")
         self._close_files()
         self._notify()

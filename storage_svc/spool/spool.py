@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import functools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, ParamSpec, TypeVar
 
@@ -17,10 +19,11 @@ from heimdall.common.v1.recording_pb2 import Recording
 from heimdall.storage.v1.storage_pb2 import WriteRecordingRequest
 from storage_svc.ids import RecordingKey
 from storage_svc.spool import files
+from storage_svc.spool.aside import SpoolUnreadableError
 from storage_svc.spool.folders import SpoolFolders
 from storage_svc.spool.progress import Progress
 from storage_svc.spool.recording import Batch, SpooledRecording, write_batches
-from storage_svc.spool.room import SpoolRoom, disk_failure
+from storage_svc.spool.room import NO_ROOM, SpoolRoom, disk_failure
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -32,6 +35,19 @@ _COMMIT_TOGETHER: Final = 8
 
 _THREAD_COUNT: Final = 4
 """Threads for disk work: they mostly wait for the disk, and one slow sync does not hold up the others."""
+
+_NOT_ITS_FAULT: Final = (*NO_ROOM, errno.EROFS, errno.EMFILE, errno.ENFILE, errno.ENOMEM)
+"""Failures that say nothing about the recording that is read back, and would meet every other one too."""
+
+
+@dataclass(frozen=True)
+class FoundRecordings:
+    """What `Spool.start` found, besides the recordings that are open now."""
+
+    finished: list[Recording]
+    """Finished recordings that are still here."""
+    unreadable: Mapping[RecordingKey, str]
+    """Why the others can not be read back, and where their files are."""
 
 
 class Spool:
@@ -55,35 +71,44 @@ class Spool:
         self._dirty: set[SpooledRecording] = set()
         self._any_dirty = asyncio.Event()
 
-    async def start(self) -> list[Recording]:
-        """Recovers everything on disk.
-
-        Returns:
-            The finished recordings that are still here; the unfinished ones are open now.
+    async def start(self) -> FoundRecordings:
+        """Recovers everything on disk. A recording that can not be read back is set aside and holds up no other.
 
         Raises:
             OSError: If the folder can not be made, read or written.
         """
         await self._run(self._folders.make_root)
+        self.room.measured(await self._run(self._folders.probe))
         keys = await self._run(self._folders.keys)
-        found = await asyncio.gather(*(self.load(key) for key in keys))
-        return [recording for recording in found if isinstance(recording, Recording)]
+        found = await asyncio.gather(*(self._load_found(key) for key in keys), return_exceptions=True)
+        for outcome in found:
+            if isinstance(outcome, BaseException):
+                raise outcome
+        await self._count_kept_aside()
+        return FoundRecordings(
+            [outcome for outcome in found if isinstance(outcome, Recording)],
+            {key: outcome for key, outcome in zip(keys, found, strict=True) if isinstance(outcome, str)},
+        )
 
     async def load(self, key: RecordingKey) -> SpooledRecording | Recording | None:
         """Reads one recording back from disk.
 
         Args:
-            key: The recording; not open.
+            key: The recording; not open, or failed and then replaced.
 
         Returns:
             The recording to go on with, or the finished recording, or None if there is nothing.
 
         Raises:
+            SpoolUnreadableError: If it can not be read back; its files were set aside and its name is free.
             OSError: If the disk fails.
         """
-        self.room.release(key)
-        recovered = await self._run(self._recover, key)
+        try:
+            recovered = await self._run(self._recover, key)
+        except SpoolUnreadableError as error:
+            raise SpoolUnreadableError(await self._set_aside(key, str(error))) from error
         if recovered is None:
+            self.room.release(key)
             return None
         if recovered.dropped_size_bytes:
             _log.warning(
@@ -91,13 +116,30 @@ class Spool:
                 task_id=key.task_id,
                 receiver_id=key.receiver_id,
                 dropped_size_bytes=recovered.dropped_size_bytes,
+                kept_aside="" if recovered.kept_aside is None else str(recovered.kept_aside),
             )
+            await self._count_kept_aside()
         self.room.recount(key, recovered.size_bytes)
         if recovered.files is None:
             return recovered.finished
         return self._adopt(
             key, recovered.opening, recovered.open_unix_ns, recovered.files, recovered.progress, recovered.writer_epoch
         )
+
+    async def ping(self) -> None:
+        """Looks whether the spool can be written, and how much room its file system has.
+
+        Raises:
+            HeimdallError: SPOOL_FULL if a full block finds no room, BACKEND_UNAVAILABLE.
+        """
+        try:
+            # Not by the threads of the spool: they may all wait for a slow disk.
+            free_bytes = await asyncio.to_thread(self._folders.probe)
+        except OSError as error:
+            self.room.failed(error)
+            raise disk_failure(error, "write to the spool") from error
+        self.room.measured(free_bytes)
+        self.room.check()
 
     async def create(self, key: RecordingKey, opening: WriteRecordingRequest.Open) -> SpooledRecording:
         """Makes a new recording; its opening is durable when it returns.
@@ -111,6 +153,7 @@ class Spool:
             created = await self._run(self._create, key, open_unix_ns, opening)
         except OSError as error:
             self.room.release(key)
+            self.room.failed(error)
             raise disk_failure(error, "make the spool files") from error
         return self._adopt(key, opening, open_unix_ns, created, Progress(), opening.writer_epoch)
 
@@ -123,7 +166,7 @@ class Spool:
         return list(self._open.values())
 
     def forget(self, key: RecordingKey) -> None:
-        """Drops a recording from memory, because it is finished or has to be read back; its files stay."""
+        """Drops a recording from memory, because it is finished or is not on disk any more; what is on disk stays."""
         recording = self._open.pop(key, None)
         if recording is not None:
             self._dirty.discard(recording)
@@ -190,7 +233,43 @@ class Spool:
 
     def _recover(self, key: RecordingKey) -> files.RecoveredSpool | None:
         folder = self._folders.path(key)
-        return files.recover(folder) if folder.is_dir() else None
+        recovered = files.recover(folder) if folder.is_dir() else None
+        if recovered is None:
+            self._folders.remove_empty(folder.parent)
+        else:
+            named = RecordingKey(recovered.opening.acquisition_id, recovered.opening.receiver.receiver_id)
+            if named != key:
+                if recovered.files is not None:
+                    recovered.files.close()
+                raise SpoolUnreadableError(f"its journal is that of {named.receiver_id} in {named.task_id}")
+        return recovered
+
+    async def _load_found(self, key: RecordingKey) -> SpooledRecording | Recording | str | None:
+        """Loads a recording at start; returns why it can not be read back if that is its own fault."""
+        try:
+            return await self.load(key)
+        except SpoolUnreadableError as error:
+            return str(error)
+        except OSError as error:
+            if error.errno in _NOT_ITS_FAULT:
+                raise
+            return await self._set_aside(key, error.strerror or type(error).__name__)
+
+    async def _set_aside(self, key: RecordingKey, why: str) -> str:
+        """Moves away what can not be read back; returns why, and where it is."""
+        place = self._folders.path(key)
+        try:
+            place = await self._run(self._folders.set_aside, key)
+        except OSError as error:
+            why = f"{why}; and it could not be moved: {error.strerror}"
+        _log.error("spool_unreadable", task_id=key.task_id, receiver_id=key.receiver_id, why=why, kept_in=str(place))
+        await self._count_kept_aside()
+        return f"{why}; its files are in {place}"
+
+    async def _count_kept_aside(self) -> None:
+        """Counts what is kept aside as part of the spool; whoever removes it makes room at the next count."""
+        for name, size_bytes in (await self._run(self._folders.kept_aside)).items():
+            self.room.recount(name, size_bytes)
 
     def _adopt(
         self,

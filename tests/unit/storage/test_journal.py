@@ -57,3 +57,15 @@ def test_every_flipped_bit_ends_the_good_part() -> None:
 @pytest.mark.parametrize("kind", [RecordKind.OPEN, RecordKind.EVENT, RecordKind.FINISH])
 def test_a_record_shorter_than_its_kind_is_not_read(kind: RecordKind) -> None:
     assert list(journal.read_records(journal.encode(kind, b"x"))) == []
+
+
+def test_every_beginning_of_a_record_is_torn_and_no_changed_record_is() -> None:
+    record = journal.encode_event(9, b"event")
+    for length in range(len(record)):
+        assert journal.is_torn(record[:length])
+    assert journal.is_torn(bytes(4096))
+    # A changed length, the first four bytes, may make a record look longer than what there is.
+    for place in range(32, len(record) * 8):
+        changed = bytearray(record)
+        changed[place // 8] ^= 1 << place % 8
+        assert not journal.is_torn(bytes(changed))

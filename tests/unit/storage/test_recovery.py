@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import random
+import shutil
 from pathlib import Path
 
 import pytest
 
 from heimdall.common.v1.iq_pb2 import IqEvent
-from storage_svc.spool import files
+from storage_svc.spool import SpoolUnreadableError, files, journal
 from storage_svc.spool.files import AcceptedEvent, SpoolFiles
 from tests.integration.storage.support import BLOCK, block, gap, opening, sample_bytes, segment
 
@@ -75,11 +76,33 @@ def test_samples_that_no_record_vouches_for_are_cut_off(folder: Path) -> None:
     assert samples.stat().st_size == 3 * BLOCK * 4
 
 
-def test_changed_sample_ends_the_good_part(folder: Path) -> None:
+def rest_of(found: files.RecoveredSpool, name: str) -> bytes:
+    assert found.kept_aside is not None
+    assert found.kept_aside.name.startswith("rx-1.unreadable")
+    return (found.kept_aside / name).read_bytes()
+
+
+def test_changed_sample_ends_the_good_part_and_the_rest_is_kept(folder: Path) -> None:
     content = bytearray((folder / "samples").read_bytes())
     content[BLOCK * 4] ^= 0x80
     (folder / "samples").write_bytes(content)
-    assert recovered(folder).progress.next_index == BLOCK + 10
+    whole = (folder / "journal").read_bytes()
+    found = recovered(folder)
+    assert found.progress.next_index == BLOCK + 10
+    assert rest_of(found, "samples") == content[BLOCK * 4 :]
+    assert whole == (folder / "journal").read_bytes() + rest_of(found, "journal")
+    assert recovered(folder).kept_aside is None
+
+
+def test_changed_record_ends_the_good_part_and_the_rest_is_kept(folder: Path) -> None:
+    content = bytearray((folder / "journal").read_bytes())
+    records = list(journal.read_records(bytes(content)))
+    content[records[4].end_offset - 1] ^= 1
+    (folder / "journal").write_bytes(content)
+    found = recovered(folder)
+    assert found.progress.next_index == BLOCK + 10
+    assert rest_of(found, "journal") == content[records[3].end_offset :]
+    assert rest_of(found, "samples") == sample_bytes(BLOCK + 10, 2 * BLOCK)
 
 
 def test_writing_goes_on_after_recovery(folder: Path) -> None:
@@ -87,37 +110,80 @@ def test_writing_goes_on_after_recovery(folder: Path) -> None:
     found = files.recover(folder)
     assert found is not None
     assert isinstance(found.files, SpoolFiles)
+    assert found.kept_aside is None
     found.files.append([accepted(block(3 * BLOCK + 10))])
     found.files.close()
     assert recovered(folder).progress.next_index == 4 * BLOCK + 10
 
 
-def test_folder_without_an_opening_is_removed(tmp_path: Path) -> None:
+def opening_record() -> bytes:
+    return journal.encode_open(1_700_000_000_000_000_000, opening().SerializeToString())
+
+
+@pytest.mark.parametrize("content", [b"", bytes(20), opening_record()[:-1], opening_record()[:5]])
+def test_recording_that_was_never_opened_is_removed(tmp_path: Path, content: bytes) -> None:
     made = tmp_path / "task-1" / "rx-1"
     made.mkdir(parents=True)
-    (made / "journal").write_bytes(b"\0" * 20)
+    (made / "journal").write_bytes(content)
+    (made / "samples").touch()
     assert files.recover(made) is None
     assert not made.exists()
 
 
-def test_random_damage_never_stops_recovery_and_never_invents_samples(folder: Path) -> None:
-    """Every outcome is a prefix of what was written."""
+@pytest.mark.parametrize(
+    ("content", "samples"),
+    [
+        (bytes(20), b"a"),
+        (opening_record()[:-1] + b"?", b""),
+        (journal.encode_event(0, segment().SerializeToString()), b""),
+        (journal.encode_open(1, b"\xff\xff"), b""),
+        (opening_record() + journal.encode_finish(b"\xff\xff", b""), b""),
+    ],
+)
+def test_what_can_not_be_read_is_left_as_it_is(tmp_path: Path, content: bytes, samples: bytes) -> None:
+    made = tmp_path / "task-1" / "rx-1"
+    made.mkdir(parents=True)
+    (made / "journal").write_bytes(content)
+    (made / "samples").write_bytes(samples)
+    with pytest.raises(SpoolUnreadableError):
+        files.recover(made)
+    assert ((made / "journal").read_bytes(), (made / "samples").read_bytes()) == (content, samples)
+
+
+def test_random_damage_never_stops_recovery_and_never_invents_or_loses_samples(folder: Path) -> None:
+    """Every outcome is a prefix of what was written; what no crash explains is kept, byte by byte."""
     whole = sample_bytes(0, BLOCK) + sample_bytes(BLOCK + 10, 2 * BLOCK)
     good = {name: (folder / name).read_bytes() for name in ("journal", "samples")}
     rng = random.Random(20261123)
+    kept_count = unreadable_count = 0
     for _ in range(300):
+        folder.mkdir(exist_ok=True)
+        left = {}
         for name, content in good.items():
             damaged = bytearray(content[: rng.choice([len(content), rng.randrange(len(content))])])
             for _ in range(rng.randrange(3)):
                 if damaged:
                     damaged[rng.randrange(len(damaged))] ^= 1 << rng.randrange(8)
             (folder / name).write_bytes(damaged)
-        found = files.recover(folder)
+            left[name] = bytes(damaged)
+        try:
+            found = files.recover(folder)
+        except SpoolUnreadableError:
+            assert {name: (folder / name).read_bytes() for name in left} == left
+            unreadable_count += 1
+            continue
         if found is None:
-            folder.mkdir(parents=True)
+            assert not left["samples"]
             continue
         assert found.files is not None
         found.files.close()
         kept = (folder / "samples").read_bytes()
         assert whole.startswith(kept)
         assert len(kept) == found.progress.data_size_bytes
+        if found.kept_aside is not None:
+            kept_count += 1
+            for name, content in left.items():
+                assert (folder / name).read_bytes() + rest_of(found, name) == content
+            shutil.rmtree(found.kept_aside)
+    assert kept_count > 50
+    assert unreadable_count > 10

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import base64
+import errno
+import os
 import sqlite3
 from pathlib import Path
 
@@ -12,13 +14,15 @@ from heimdall.common.v1.error_pb2 import ErrorReason
 from heimdall.errors import HeimdallError, InvalidFieldsError
 from heimdall.ids import is_id
 from heimdall.runtime.settings import Settings, SettingsError, StorageSettings
+from storage_svc import durable
 from storage_svc.ids import RecordingKey
 from storage_svc.lock import data_dir_lock
+from storage_svc.measurements import sqlite_schema
 from storage_svc.measurements.sqlite_schema import DatabaseUnusableError, connect
 from storage_svc.migrate import migrate
 from storage_svc.objects.local import LocalObjects
 from storage_svc.paging import decode_token, encode_token, page_size
-from storage_svc.spool.room import SpoolRoom
+from storage_svc.spool.room import RESERVE_BYTES, SpoolRoom
 from storage_svc.sql_files import load_migrations, load_queries
 
 
@@ -123,6 +127,15 @@ def test_every_statement_has_a_description() -> None:
     assert all(query.startswith("-- ") for query in load_queries("sqlite").values())
 
 
+def is_full(room: SpoolRoom) -> bool:
+    """Returns whether a full block finds no room."""
+    try:
+        room.check()
+    except HeimdallError as error:
+        return error.reason == ErrorReason.ERROR_REASON_SPOOL_FULL
+    return False
+
+
 def test_room_is_bounded_and_given_back() -> None:
     room = SpoolRoom(10_000_000)
     key = RecordingKey("task-1", "rx-1")
@@ -130,8 +143,93 @@ def test_room_is_bounded_and_given_back() -> None:
     with pytest.raises(HeimdallError) as caught:
         room.take(RecordingKey("task-1", "rx-2"), 1_000_001)
     assert caught.value.reason == ErrorReason.ERROR_REASON_SPOOL_FULL
-    assert room.is_full
+    assert is_full(room)
     room.recount(key, 5)
     room.take(key, 9_999_995)
     room.release(key)
-    assert not room.is_full
+    assert not is_full(room)
+
+
+def test_room_ends_where_the_reserve_of_the_file_system_begins() -> None:
+    room = SpoolRoom(10_000_000_000)
+    key = RecordingKey("task-1", "rx-1")
+    assert not is_full(room)
+    room.measured(RESERVE_BYTES + 2_000_000)
+    room.take(key, 1_000_000)
+    assert is_full(room)
+    with pytest.raises(HeimdallError) as caught:
+        room.take(key, 1_000_001)
+    assert caught.value.reason == ErrorReason.ERROR_REASON_SPOOL_FULL
+    assert caught.value.metadata == {
+        "free_bytes": str(RESERVE_BYTES + 1_000_000),
+        "reserve_bytes": str(RESERVE_BYTES),
+    }
+    room.take(key, 1_000_000)
+    room.measured(RESERVE_BYTES + 2_000_000)
+    assert not is_full(room)
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
+def test_write_that_found_no_room_closes_the_spool_until_the_next_measurement(number: int) -> None:
+    room = SpoolRoom(10_000_000_000)
+    room.failed(OSError(errno.EIO, "Input/output error"))
+    assert not is_full(room)
+    room.failed(OSError(number, "full"))
+    assert is_full(room)
+    room.measured(10_000_000_000)
+    assert not is_full(room)
+
+
+async def test_damaged_database_is_refused(tmp_path: Path) -> None:
+    settings = Settings(storage=StorageSettings(data_dir=tmp_path))
+    await migrate(settings)
+    path = tmp_path / "heimdall.sqlite3"
+    content = bytearray(path.read_bytes())
+    # The page size is at offset 16 of every SQLite file; the second page is an index or a table of the schema.
+    size = int.from_bytes(content[16:18], "big")
+    content[size : 2 * size] = b"\xa5" * size
+    path.write_bytes(content)
+    with pytest.raises(DatabaseUnusableError, match=r"is damaged: .*restore a backup, or move it away"):
+        await migrate(settings)
+
+
+async def test_damage_in_the_windows_of_a_large_database_is_left_to_their_use(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = Settings(storage=StorageSettings(data_dir=tmp_path))
+    await migrate(settings)
+    path = tmp_path / "heimdall.sqlite3"
+    database = sqlite3.connect(path)
+    roots = dict(database.execute("SELECT name, rootpage FROM sqlite_master WHERE type = 'table'"))
+    database.close()
+    whole = path.read_bytes()
+    size = int.from_bytes(whole[16:18], "big")
+    for table, is_refused in (("measurement_windows", False), ("acquisitions", True)):
+        damaged = bytearray(whole)
+        damaged[(roots[table] - 1) * size : roots[table] * size] = b"\xa5" * size
+        path.write_bytes(damaged)
+        with pytest.raises(DatabaseUnusableError, match="is damaged"):
+            await migrate(settings)
+        with monkeypatch.context() as changed:
+            changed.setattr(sqlite_schema, "_CHECK_BYTES", len(whole) - 1)
+            if is_refused:
+                with pytest.raises(DatabaseUnusableError, match="is damaged"):
+                    await migrate(settings)
+            else:
+                assert await migrate(settings) == []
+
+
+async def test_what_a_kill_left_half_written_is_cleared(tmp_path: Path) -> None:
+    objects = LocalObjects(tmp_path)
+    await objects.put_bytes("sessions/a", b"whole")
+    (tmp_path / ".partial" / "123").write_bytes(b"half")
+    await objects.start()
+    assert os.listdir(tmp_path) == ["sessions"]
+    assert await objects.get_bytes("sessions/a") == b"whole"
+
+
+def test_object_that_could_not_be_written_leaves_nothing(tmp_path: Path) -> None:
+    (tmp_path / "target").mkdir()
+    with pytest.raises(OSError, match="directory"):
+        durable.replace_file(tmp_path / "target", b"content", tmp_path / "partial")
+    assert [path.name for path in tmp_path.iterdir()] == ["target"]
