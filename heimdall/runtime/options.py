@@ -22,9 +22,12 @@ _SHARED: Final = (
 
 CHANNEL_OPTIONS: Final = (
     *_SHARED,
-    # A dead peer is noticed within 40 s during a stream. No pings without calls: the server would count them as abuse.
-    ("grpc.keepalive_time_ms", 30_000),
+    # A dead peer is noticed within 15 s during a call, as long as a stream waits for a heartbeat: a stream that is opened
+    # again would else be put on the same dead connection. No pings without calls: the server would count them as abuse.
+    ("grpc.keepalive_time_ms", 5_000),
     ("grpc.keepalive_timeout_ms", 10_000),
+    # What ends a connection; the one above is only told to the kernel (grpc/grpc#39239).
+    ("grpc.http2.ping_timeout_ms", 10_000),
     ("grpc.keepalive_permit_without_calls", 0),
     # A service that comes back is found again within 2 s: while a fetcher is looked for, samples are lost.
     ("grpc.initial_reconnect_backoff_ms", 200),
@@ -41,8 +44,9 @@ SERVER_OPTIONS: Final = (
     ("grpc.so_reuseport", 0),
     ("grpc.keepalive_time_ms", 60_000),
     ("grpc.keepalive_timeout_ms", 20_000),
-    # Strictly below the clients' 30 s, or their pings end the connection.
-    ("grpc.http2.min_ping_interval_without_data_ms", 20_000),
+    ("grpc.http2.ping_timeout_ms", 20_000),
+    # Strictly below the clients' 5 s, or their pings end the connection.
+    ("grpc.http2.min_ping_interval_without_data_ms", 4_000),
     # Connections are renewed so that balancing takes place; the grace stays infinite, so no stream is ever cut.
     ("grpc.max_connection_age_ms", 30 * 60_000),
 )

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from heimdall.runtime.options import CHANNEL_OPTIONS, MAX_MESSAGE_BYTES, SERVER_OPTIONS
+from heimdall.runtime.settings import MeshSettings
 
 
 @pytest.fixture(scope="module")
@@ -44,6 +45,15 @@ def test_both_ends_bound_messages_and_windows_alike() -> None:
     }
     for options in (CHANNEL_OPTIONS, SERVER_OPTIONS):
         assert shared.items() <= dict(options).items()
+
+
+def test_pings_end_a_dead_connection_as_soon_as_they_are_said_to() -> None:
+    # Keepalive's own time-out is not acted upon (grpc/grpc#39239), and that of pings is a minute unless it is set.
+    for options in (CHANNEL_OPTIONS, SERVER_OPTIONS):
+        assert dict(options)["grpc.http2.ping_timeout_ms"] == dict(options)["grpc.keepalive_timeout_ms"]
+    client = dict(CHANNEL_OPTIONS)
+    idle_timeout_ms = MeshSettings().idle_timeout_s * 1000
+    assert client["grpc.keepalive_time_ms"] + client["grpc.http2.ping_timeout_ms"] <= idle_timeout_ms
 
 
 def test_the_server_tolerates_the_pings_of_our_clients() -> None:
