@@ -105,7 +105,7 @@ class Registry:
         # Accepting goes on if the caller goes away: what is stored has to run.
         task = asyncio.create_task(self._start(acquisition_id, spec, request_id), context=contextvars.Context())
         self._starting[acquisition_id] = task
-        task.add_done_callback(lambda _: self._starting.pop(acquisition_id))
+        task.add_done_callback(lambda done: self._start_done(acquisition_id, done))
         return await asyncio.shield(task)
 
     async def close(self) -> None:
@@ -241,6 +241,12 @@ class Registry:
         )
         await self._recovery.settle_one(run.acquisition_id, cause)
         run.report.end(await self._peers.archive.get(run.acquisition_id))
+
+    def _start_done(self, acquisition_id: str, task: asyncio.Task[Acquisition]) -> None:
+        del self._starting[acquisition_id]
+        # A caller that went away does not read why its acquisition was not accepted.
+        if not task.cancelled() and not isinstance(error := task.exception(), HeimdallError | None):
+            _log.error("acquisition_start_crashed", acquisition_id=acquisition_id, exc_info=error)
 
     def _own(self, job: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.create_task(job, context=contextvars.Context())
