@@ -18,7 +18,7 @@ from heimdall.client import TERMINAL_STATES, HeimdallClient
 from heimdall.common.v1.acquisition_pb2 import Acquisition, AcquisitionSpec, ReceiverOutcome
 from heimdall.common.v1.recording_pb2 import Recording
 from heimdall.errors import HeimdallError, reason_name
-from heimdall.local import LocalMesh, free_ports
+from heimdall.local import SERVICE_NAMES, LocalMesh, free_ports
 from heimdall.runtime.channel import open_channel
 from heimdall.runtime.settings import Settings
 from heimdall.storage.v1.storage_pb2 import GetAcquisitionRequest
@@ -84,6 +84,11 @@ class FaultBench:
     def log(self, name: str) -> str:
         """Returns what a service logged, over all its lives."""
         return (self.folder / f"{name}.log").read_text()
+
+    def crashes(self) -> list[str]:
+        """Returns what the services logged of faults of their own."""
+        lines = [line for name in SERVICE_NAMES for line in self.log(name).splitlines()]
+        return [line for line in lines if "_crashed" in line or "Traceback" in line]
 
     async def stored(self, acquisition_id: str, sample_count: int, timeout_s: float = 30.0) -> Acquisition:
         """Waits until every receiver has stored so many samples of a running acquisition; returns it."""
