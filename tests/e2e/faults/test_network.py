@@ -56,7 +56,7 @@ async def test_everything_is_late(tmp_path: Path) -> None:
         acquisition_id = await bench.start_acquisition(acquisition_spec(DIAL_HZ, 5.0, NAMES))
         final = await bench.ended(acquisition_id)
         await assert_whole(bench, final)
-        assert seconds_late(final) < 5.0
+        assert seconds_late(final) < 8.0
 
 
 @fault_case(
@@ -92,7 +92,7 @@ async def test_fetcher_connection_reset(tmp_path: Path) -> None:
         for outcome, recording in await checked(bench, final):
             assert problems(outcome) == ["SAMPLES_LOST"]
             assert recording.reasons == ["SERVICE_RESTART"] * 2
-            assert recording.lost_count < 3 * SAMPLE_RATE_HZ
+            assert recording.lost_count < 6 * SAMPLE_RATE_HZ
             assert outcome.HasField("measurement")
             assert outcome.attempt_count == 3
 
@@ -116,7 +116,7 @@ async def test_dsp_connection_fails(tmp_path: Path) -> None:
             spoil()
             final = await bench.ended(acquisition_id)
             assert state_names(final) == ("PARTIALLY_SUCCEEDED", ["PARTIALLY_SUCCEEDED"] * 2), describe(final)
-            assert seconds_late(final) < 3 + 2
+            assert seconds_late(final) < 8.0
             for outcome, recording in await checked(bench, final):
                 assert problems(outcome) == ["MEASUREMENT_MISSING"], describe(final)
                 assert {outcome.problems[0].metadata["cause"]} <= causes
@@ -136,7 +136,7 @@ async def test_dsp_connection_fails(tmp_path: Path) -> None:
 )
 async def test_fetcher_connection_half_open(tmp_path: Path) -> None:
     async with relayed(tmp_path, ["fetcher"]) as (bench, relays):
-        acquisition_id = await begun(bench, 21.0)
+        acquisition_id = await begun(bench, 23.0)
         relays["fetcher"].freeze()
         final = await bench.ended(acquisition_id)
         assert state_names(final) == ("PARTIALLY_SUCCEEDED", ["PARTIALLY_SUCCEEDED"] * 2), describe(final)
@@ -144,7 +144,7 @@ async def test_fetcher_connection_half_open(tmp_path: Path) -> None:
         for outcome, recording in await checked(bench, final):
             assert problems(outcome) == ["SAMPLES_LOST"], describe(final)
             assert recording.reasons == ["SERVICE_RESTART"]
-            assert (IDLE_S - 1) * SAMPLE_RATE_HZ < recording.lost_count < (IDLE_S + 3) * SAMPLE_RATE_HZ
+            assert (IDLE_S - 1) * SAMPLE_RATE_HZ < recording.lost_count < (IDLE_S + 5) * SAMPLE_RATE_HZ
 
 
 @fault_case(
@@ -160,7 +160,7 @@ async def test_storage_connection_half_open(tmp_path: Path) -> None:
         frozen_s = asyncio.get_running_loop().time()
         relays["storage"].freeze()
         final = await bench.ended(acquisition_id)
-        assert asyncio.get_running_loop().time() - frozen_s < IDLE_S + 5
+        assert asyncio.get_running_loop().time() - frozen_s < IDLE_S + 8
         await assert_whole(bench, final)
 
 
@@ -176,7 +176,7 @@ async def test_fetcher_connection_crawls(tmp_path: Path) -> None:
         relays["fetcher"].conduct(up=CRAWL, down=CRAWL)
         final = await bench.ended(acquisition_id)
         assert state_names(final) == ("PARTIALLY_SUCCEEDED", ["PARTIALLY_SUCCEEDED"] * 2), describe(final)
-        assert seconds_late(final) < 3 + 2
+        assert seconds_late(final) < 8.0
         for outcome, recording in await checked(bench, final):
             assert problems(outcome) == ["STREAM_IDLE", "SAMPLES_LOST"], describe(final)
             assert recording.reasons == ["SERVICE_RESTART"]
@@ -323,7 +323,7 @@ async def test_old_stream_still_served(tmp_path: Path) -> None:
         for outcome, recording in await checked(bench, final):
             assert problems(outcome) == ["SAMPLES_LOST"], describe(final)
             assert recording.reasons == ["SERVICE_RESTART"]
-            assert recording.lost_count < 2 * SAMPLE_RATE_HZ
+            assert recording.lost_count < 4 * SAMPLE_RATE_HZ
         assert [len(one.connection_times) for one in bench.simulator.stations.values()] == [1, 1]
         assert bench.log("fetcher").count("reason=STREAM_IDLE") == len(NAMES)
         await until(lambda: not any(one.clients for one in bench.simulator.stations.values()), timeout_s=5.0)
