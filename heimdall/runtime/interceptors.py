@@ -16,6 +16,7 @@ from google.protobuf.message import DecodeError
 from heimdall.common.v1.error_pb2 import ErrorReason
 from heimdall.errors import HeimdallError
 from heimdall.runtime import deadline
+from heimdall.runtime.calls import RunningCall
 from heimdall.runtime.drain import Drain
 
 _log = structlog.get_logger(__name__)
@@ -74,8 +75,10 @@ class CallGuard(grpc.aio.ServerInterceptor):
         async def call(request: Any, context: _Context) -> Any:
             failure: HeimdallError
             try:
-                with self._around(method, context), self._drain.work():
-                    return await behavior(request, context)
+                with self._around(method, context):
+                    async with RunningCall() as running:
+                        with self._drain.work(running):
+                            return await behavior(request, context)
             except HeimdallError as error:
                 failure = error
             return await context.abort_with_status(failure.to_status())
@@ -86,12 +89,14 @@ class CallGuard(grpc.aio.ServerInterceptor):
         async def call(request: Any, context: _Context) -> None:
             failure: HeimdallError
             try:
-                with self._around(method, context), self._drain.work(), self._admit():
-                    responses: AsyncIterator[Any] = behavior(request, context)
-                    async with aclosing(responses) as closing:  # type: ignore[type-var]
-                        async for response in closing:
-                            await context.write(response)
-                    return
+                with self._around(method, context):
+                    async with RunningCall() as running:
+                        with self._drain.work(running), self._admit():
+                            responses: AsyncIterator[Any] = behavior(request, context)
+                            async with aclosing(responses) as closing:  # type: ignore[type-var]
+                                async for response in closing:
+                                    await _write(context, response)
+                return
             except _UndecodableError as error:
                 # The code that gRPC itself gives where a request is not a stream.
                 await context.abort(grpc.StatusCode.UNKNOWN, str(error))
@@ -148,6 +153,14 @@ class CallGuard(grpc.aio.ServerInterceptor):
             took_ms = round((time.monotonic() - started) * 1000, 1)
             level = "warning" if code in ("INTERNAL", "UNKNOWN") else "debug" if code == "OK" else "info"
             getattr(_log, level)("call", method=method, peer=context.peer(), code=code, took_ms=took_ms, **facts)
+
+
+async def _write(context: _Context, response: Any) -> None:
+    try:
+        await context.write(response)
+    except grpc.aio.InternalError as error:
+        # What gRPC says of a batch that failed in its core, and as a rule before it cancels the handler.
+        raise HeimdallError(ErrorReason.ERROR_REASON_CANCELLED, "the connection to the caller is lost") from error
 
 
 def _crash(method: str) -> HeimdallError:

@@ -43,8 +43,10 @@ SERVER_OPTIONS: Final = (
     # A second server on the same port is a mistake, not a balancer.
     ("grpc.so_reuseport", 0),
     ("grpc.keepalive_time_ms", 60_000),
-    ("grpc.keepalive_timeout_ms", 20_000),
-    ("grpc.http2.ping_timeout_ms", 20_000),
+    # Also how long TCP waits for a peer that takes no data. A caller that stood still for half a minute is to find what
+    # was sent to it, and why its streams ended.
+    ("grpc.keepalive_timeout_ms", 40_000),
+    ("grpc.http2.ping_timeout_ms", 40_000),
     # Strictly below the clients' 5 s, or their pings end the connection.
     ("grpc.http2.min_ping_interval_without_data_ms", 4_000),
     # Connections are renewed so that balancing takes place; the grace stays infinite, so no stream is ever cut.

@@ -33,10 +33,13 @@ _CANCELLED_GRACE_S = 0.2
 """Time for last answers once no work is running; probes that still watch are cut off after it."""
 
 _EXPIRY_S = 4.0
-"""Time for background work that ran too long to come to a good end, while its watchers still listen."""
+"""Time for work that ran too long to come to a good end, while those who wait for it still listen."""
 
 _UNWIND_S = 2.0
-"""Time for cancelled handlers to clean up: stopping a server cancels them and does not wait."""
+"""Time for handlers that are ended or cancelled to clean up: stopping a server cancels them and does not wait."""
+
+
+_STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 @dataclass(frozen=True)
@@ -140,7 +143,7 @@ async def running_server(
 
 
 async def _drain(server: grpc.aio.Server, health: HealthServicer, drain: Drain, settings: Settings) -> None:
-    """Tells balancers, refuses new work, waits for running work, then closes.
+    """Tells balancers, refuses new work, waits for running work, then ends what is left and closes.
 
     A health Watch is a call too and lasts for ever, so only our own count says when the work is done.
     """
@@ -151,6 +154,9 @@ async def _drain(server: grpc.aio.Server, health: HealthServicer, drain: Drain, 
     done = await drain.wait_idle(settings.mesh.drain_timeout_s)
     if not done and drain.expire():
         await drain.wait_idle(_EXPIRY_S)
+    # A server that is stopped under a call tells its caller that the connection broke.
+    drain.end_calls()
+    await drain.wait_idle(_UNWIND_S)
     await server.stop(_CANCELLED_GRACE_S)
     await drain.wait_idle(_UNWIND_S)
     _log.info("service_stopped", drained=done, took_s=round(time.monotonic() - started, 3))
@@ -158,6 +164,8 @@ async def _drain(server: grpc.aio.Server, health: HealthServicer, drain: Drain, 
 
 async def run_until_signal(definition: ServiceDefinition, settings: Settings) -> None:
     """Runs a service until SIGTERM or SIGINT, or until work of its own crashed, then drains it.
+
+    More of these signals change nothing.
 
     Args:
         definition: The service.
@@ -169,7 +177,7 @@ async def run_until_signal(definition: ServiceDefinition, settings: Settings) ->
     """
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in _STOP_SIGNALS:
         loop.add_signal_handler(number, stop.set)
     try:
         async with running_server(definition, settings, on_failure=stop.set):
@@ -180,3 +188,7 @@ async def run_until_signal(definition: ServiceDefinition, settings: Settings) ->
         unwinding = asyncio.all_tasks() - {asyncio.current_task()}
         if unwinding:
             await asyncio.wait(unwinding, timeout=_UNWIND_S)
+        for number in _STOP_SIGNALS:
+            # The end of the loop would bring back the default, by which a process that drained still dies of a signal.
+            loop.remove_signal_handler(number)
+            signal.signal(number, signal.SIG_IGN)

@@ -12,6 +12,7 @@ import grpc
 from heimdall.common.v1.error_pb2 import ErrorReason
 from heimdall.common.v1.iq_pb2 import Heartbeat
 from heimdall.errors import HeimdallError, from_rpc_error
+from heimdall.runtime.calls import end_current
 
 RequestT = TypeVar("RequestT")
 ResponseT = TypeVar("ResponseT")
@@ -24,6 +25,53 @@ _STATUS_WAIT_S: Final = 1.0
 """Longest wait for the peer's status once a write has failed; it is on its way or here already."""
 
 _STATUS_POLL_S: Final = 0.01
+
+_LISTEN_ON_SHARE: Final = 1 / 15
+"""Part of an idle timeout for which one listens on after it."""
+
+_END_WITHIN_S: Final = 30.0
+"""Time for a handler whose caller fell silent to end by itself, as it can once the caller reads what waits for it."""
+
+
+class _Silence:
+    """Limits how long the other side of a stream may say nothing; a context manager around each wait for it.
+
+    When the limit is reached one listens on for a moment: if this process itself stood still, messages lie unread.
+    """
+
+    def __init__(self, limit_s: float) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._limit_s = limit_s
+        self._since_s = 0.0
+        self._wait: asyncio.Timeout | None = None
+        # One for many waits: messages come often, and a timer for each of them would cost more than they do.
+        self._timer: asyncio.TimerHandle | None = None
+
+    async def __aenter__(self) -> None:
+        self._since_s = self._loop.time()
+        self._wait = asyncio.timeout(None)
+        await self._wait.__aenter__()
+        if self._timer is None:
+            self._timer = self._loop.call_later(self._limit_s, self._check, False)
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        wait, self._wait = self._wait, None
+        if wait is not None:
+            await wait.__aexit__(kind, error, trace)
+
+    def _check(self, listened_on: bool) -> None:
+        self._timer = None
+        if self._wait is None:
+            return
+        left_s = self._since_s + self._limit_s - self._loop.time()
+        if left_s > 0:
+            self._timer = self._loop.call_later(left_s, self._check, False)
+        elif not listened_on:
+            self._timer = self._loop.call_later(self._limit_s * _LISTEN_ON_SHARE, self._check, True)
+        else:
+            self._wait.reschedule(self._loop.time())
 
 
 def heartbeat_now() -> Heartbeat:
@@ -41,27 +89,28 @@ async def receive(messages: AsyncIterator[ItemT], idle_timeout_s: float) -> Asyn
         idle_timeout_s: Longest silence; heartbeats count as life.
 
     Raises:
-        HeimdallError: STREAM_IDLE after too long a silence.
+        HeimdallError: STREAM_IDLE after too long a silence. The whole call ends with it 30 s later, even if its handler
+            can not go on because the caller does not read either.
     """
-    iterator = aiter(messages)
+    iterator, silence = aiter(messages), _Silence(idle_timeout_s)
     while True:
         try:
-            async with asyncio.timeout(idle_timeout_s):
+            async with silence:
                 message = await anext(iterator)
         except StopAsyncIteration:
             return
         except TimeoutError:
-            raise idle_error(idle_timeout_s) from None
+            failure = _idle_error(
+                f"neither data nor a heartbeat came for {idle_timeout_s:g} s; send a heartbeat every 5 s when idle",
+                idle_timeout_s,
+            )
+            end_current(failure, within_s=_END_WITHIN_S)
+            raise failure from None
         yield message
 
 
-def idle_error(idle_timeout_s: float) -> HeimdallError:
-    """Returns the failure of a stream whose other side fell silent."""
-    return HeimdallError(
-        ErrorReason.ERROR_REASON_STREAM_IDLE,
-        f"neither data nor a heartbeat came for {idle_timeout_s:g} s; send a heartbeat every 5 s when idle",
-        metadata={"idle_timeout_s": idle_timeout_s},
-    )
+def _idle_error(text: str, idle_timeout_s: float) -> HeimdallError:
+    return HeimdallError(ErrorReason.ERROR_REASON_STREAM_IDLE, text, metadata={"idle_timeout_s": idle_timeout_s})
 
 
 async def with_heartbeats(
@@ -116,6 +165,7 @@ class ClientStream(Generic[RequestT, ResponseT]):
         self._make_heartbeat = make_heartbeat
         self._heartbeat_interval_s = heartbeat_interval_s
         self._idle_timeout_s = idle_timeout_s
+        self._silence = _Silence(idle_timeout_s)
         self._lock = asyncio.Lock()
         self._last_sent_s = asyncio.get_running_loop().time()
         self._closed = False
@@ -125,6 +175,8 @@ class ClientStream(Generic[RequestT, ResponseT]):
         self._status: grpc.aio.AioRpcError | None = None
         call.add_done_callback(self._remember_status)
         self._heartbeats = asyncio.create_task(self._send_heartbeats())
+        self.peer_fell_silent = False
+        """Whether the call failed because nothing came from the peer; a peer that misses us says STREAM_IDLE too."""
 
     async def __aenter__(self) -> Self:
         return self
@@ -163,12 +215,14 @@ class ClientStream(Generic[RequestT, ResponseT]):
         if self._failure is not None:
             raise self._failure
         try:
-            async with asyncio.timeout(self._idle_timeout_s):
+            async with self._silence:
                 return await anext(self._answers)
         except StopAsyncIteration:
             return None
         except TimeoutError:
-            self._failure = idle_error(self._idle_timeout_s)
+            self.peer_fell_silent = True
+            text = f"{self._peer}: neither data nor a heartbeat came for {self._idle_timeout_s:g} s"
+            self._failure = _idle_error(text, self._idle_timeout_s)
         except grpc.aio.AioRpcError as error:
             status = await self._peer_status(error)
             if status.code() is grpc.StatusCode.OK:

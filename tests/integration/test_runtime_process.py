@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 import socket
+from contextlib import suppress
 from pathlib import Path
 
 import grpc
@@ -47,6 +49,19 @@ async def test_sigterm_turns_health_to_not_serving_for_a_while_and_ends_with_0(n
         assert "event=service_stopped" in service.log
         assert "drained=true" in service.log
         assert "Traceback" not in service.log
+
+
+@pytest.mark.parametrize("name", _SERVICES)
+async def test_sigterm_again_and_again_ends_a_service_with_0(name: str, tmp_path: Path) -> None:
+    async with ready_process(name, tmp_path, {}) as service:
+        await service.address()
+        while service.process.returncode is None:
+            # Not send_signal: it may reap the process before asyncio does.
+            with suppress(ProcessLookupError):
+                os.kill(service.process.pid, signal.SIGTERM)
+            await asyncio.sleep(0.002)
+        assert await service.ended() == 0, service.log
+        assert "drained=true" in service.log
 
 
 async def _status(call: grpc.aio.UnaryStreamCall[bytes, bytes]) -> int:

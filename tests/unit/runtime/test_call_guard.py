@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
-from typing import TypeAlias
+from pathlib import Path
+from typing import Final, TypeAlias
 
 import grpc
 import pytest
@@ -23,6 +25,20 @@ from heimdall.runtime.options import MAX_MESSAGE_BYTES
 from tests.unit.runtime.service import NAME, Context, read, serving
 
 _WAIT_S = 10.0
+_CALLER: Final = """
+import asyncio, sys
+from heimdall.dsp.v1.dsp_pb2_grpc import DspServiceStub
+from heimdall.runtime.channel import open_channel
+
+async def main():
+    async with open_channel("dsp", sys.argv[1]) as channel:
+        calls = [DspServiceStub(channel).Process() for _ in range(8)]
+        for call in calls:
+            await call.read()
+        await asyncio.Event().wait()
+
+asyncio.run(main())
+"""
 _HEARTBEAT = ProcessRequest(event=IqEvent(heartbeat=Heartbeat()))
 
 
@@ -212,6 +228,35 @@ async def test_a_handler_suspended_at_its_yield_is_closed_too() -> None:
         call.cancel()
         async with asyncio.timeout(_WAIT_S / 2):
             await closed.wait()
+
+
+async def test_a_connection_that_is_lost_during_a_write_is_no_crash(tmp_path: Path) -> None:
+    full = asyncio.Barrier(9)
+
+    async def pour(requests: AsyncIterator[ProcessRequest], context: Context) -> AsyncGenerator[ProcessResponse, None]:
+        big = ProcessResponse()
+        big.measurement.receiver_id = "x" * 65_536
+        yield big
+        await full.wait()
+        while True:
+            yield big
+
+    # As a process, so that the connection ends with it and without a word.
+    script = tmp_path / "caller.py"
+    await asyncio.to_thread(script.write_text, _CALLER)
+    with structlog.testing.capture_logs() as logs:
+        async with serving(streaming=pour) as address, asyncio.timeout(_WAIT_S * 3):
+            caller = await asyncio.create_subprocess_exec(sys.executable, script, address)
+            try:
+                await full.wait()
+            finally:
+                caller.kill()
+                await caller.wait()
+            # Whether the write fails first, or gRPC cancels the handler, is different from call to call.
+            while len(calls := [entry for entry in logs if entry["event"] == "call"]) < 8:  # noqa: ASYNC110 (a log)
+                await asyncio.sleep(0.01)
+    assert [call["code"] for call in calls] == ["CANCELLED"] * 8
+    assert [entry for entry in logs if entry["event"] == "call_crashed"] == []
 
 
 async def test_what_does_not_decode_gets_grpcs_own_code_and_harms_nothing() -> None:

@@ -167,6 +167,54 @@ async def test_background_work_is_waited_for_and_what_overruns_is_cut_off() -> N
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await call.read()
     assert caught.value.code() == grpc.StatusCode.UNAVAILABLE
+    assert errors.from_rpc_error(caught.value, "dsp").reason == ErrorReason.ERROR_REASON_DRAINING
+    await channel.close()
+
+
+async def test_work_that_can_come_to_a_good_end_early_gets_the_time_for_it() -> None:
+    told = asyncio.Event()
+
+    async def hand_over(
+        requests: AsyncIterator[ProcessRequest], context: Context
+    ) -> AsyncGenerator[ProcessResponse, None]:
+        yield ProcessResponse(heartbeat=Heartbeat())
+        await told.wait()
+        await asyncio.sleep(0.1)
+        yield ProcessResponse(heartbeat=Heartbeat())
+
+    contexts = list[ServerContext]()
+    mesh = MeshSettings(drain_notice_s=0, drain_timeout_s=0.2)
+    async with serving(streaming=hand_over, mesh=mesh, contexts=contexts) as address:
+        contexts[0].drain.at_expiry(told.set)
+        channel = open_channel("dsp", address)
+        call = DspServiceStub(channel).Process(timeout=_WAIT_S)
+        await read(call)
+    assert (await read(call)).HasField("heartbeat")
+    assert await call.read() is grpc.aio.EOF
+    await channel.close()
+
+
+async def test_a_call_whose_caller_does_not_read_is_cut_off_too() -> None:
+    full, cut = asyncio.Event(), asyncio.Event()
+
+    async def pour(requests: AsyncIterator[ProcessRequest], context: Context) -> AsyncGenerator[ProcessResponse, None]:
+        big = ProcessResponse()
+        big.measurement.receiver_id = "x" * 65_536
+        try:
+            while True:
+                yield big
+                full.set()
+        finally:
+            cut.set()
+
+    mesh = MeshSettings(drain_notice_s=0, drain_timeout_s=0.5)
+    async with asyncio.timeout(_WAIT_S / 2):
+        async with serving(streaming=pour, mesh=mesh) as address:
+            channel = open_channel("dsp", address)
+            call = DspServiceStub(channel).Process(timeout=_WAIT_S)
+            await full.wait()
+        assert cut.is_set()
+    call.cancel()
     await channel.close()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncGenerator, AsyncIterator
 from itertools import pairwise
 from typing import TYPE_CHECKING
@@ -16,6 +17,7 @@ from heimdall.common.v1.iq_pb2 import Heartbeat, IqEvent
 from heimdall.dsp.v1.dsp_pb2 import ProcessRequest, ProcessResponse
 from heimdall.dsp.v1.dsp_pb2_grpc import DspServiceStub
 from heimdall.errors import HeimdallError
+from heimdall.runtime import streams
 from heimdall.runtime.channel import open_channel
 from heimdall.runtime.streams import ClientStream, heartbeat_now, receive, with_heartbeats
 from tests.unit.runtime.service import Context, echo_heartbeats, read, serving
@@ -121,6 +123,87 @@ async def test_a_silent_service_counts_as_lost() -> None:
         with pytest.raises(HeimdallError) as caught:
             await stream.send(_heartbeat_request())
         assert caught.value.reason == ErrorReason.ERROR_REASON_CANCELLED
+
+
+async def test_what_lies_unread_after_a_standstill_is_read_by_the_caller() -> None:
+    async def stand_still(
+        requests: AsyncIterator[ProcessRequest], context: Context
+    ) -> AsyncGenerator[ProcessResponse, None]:
+        await anext(requests)
+        yield ProcessResponse(heartbeat=Heartbeat())
+        # The caller is in this process too. What was just sent to it is under way, and it waits for it since before.
+        time.sleep(1.0)  # noqa: ASYNC251 (nothing else stands still like this)
+        await anext(requests)
+        yield ProcessResponse(heartbeat=Heartbeat())
+
+    async with (
+        serving(streaming=stand_still) as address,
+        open_channel("dsp", address) as channel,
+        _open(channel, idle_timeout_s=0.5) as stream,
+    ):
+        await stream.send(_heartbeat_request())
+        assert await stream.receive() is not None
+        assert not stream.peer_fell_silent
+        await stream.send(_heartbeat_request())
+        assert await stream.receive() is not None
+
+
+async def test_what_lies_unread_after_a_standstill_is_read_by_the_service() -> None:
+    async def echo(requests: AsyncIterator[ProcessRequest], context: Context) -> AsyncGenerator[ProcessResponse, None]:
+        async for request in receive(requests, idle_timeout_s=0.5):
+            yield ProcessResponse(heartbeat=request.event.heartbeat)
+
+    async with serving(streaming=echo) as address, open_channel("dsp", address) as channel, _open(channel) as stream:
+        await stream.send(_heartbeat_request())
+        assert await stream.receive() is not None
+        # The service, which is in this process too, waits for more by now.
+        sending = asyncio.create_task(stream.send(_heartbeat_request()))
+        await asyncio.sleep(0)
+        time.sleep(1.0)  # noqa: ASYNC251 (nothing else stands still like this)
+        await sending
+        assert await stream.receive() is not None
+
+
+async def test_a_silent_caller_that_does_not_read_either_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(streams, "_END_WITHIN_S", 0.3)
+    missed, ended = asyncio.Event(), asyncio.Event()
+
+    async def pour(requests: AsyncIterator[ProcessRequest], context: Context) -> AsyncGenerator[ProcessResponse, None]:
+        async def listen() -> None:
+            try:
+                async for _ in receive(requests, idle_timeout_s=0.2):
+                    pass
+            finally:
+                missed.set()
+
+        listening = asyncio.create_task(listen())
+        big = ProcessResponse()
+        big.measurement.receiver_id = "x" * 65_536
+        try:
+            while True:
+                yield big
+        finally:
+            ended.set()
+            await asyncio.gather(listening, return_exceptions=True)
+
+    async with serving(streaming=pour) as address, open_channel("dsp", address) as channel:
+        call = DspServiceStub(channel).Process(timeout=_WAIT_S)
+        await call.write(_heartbeat_request())
+        async with asyncio.timeout(_WAIT_S / 2):
+            await missed.wait()
+            # The windows are full by now, and the handler waits in a write.
+            assert not ended.is_set()
+            await ended.wait()
+        # What was sent before lies there, and why there is no more.
+        assert (await read(call)).HasField("measurement")
+
+        async def read_on() -> None:
+            while isinstance(await call.read(), ProcessResponse):
+                continue
+
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await read_on()
+    assert errors.from_rpc_error(caught.value, "dsp").reason == ErrorReason.ERROR_REASON_STREAM_IDLE
 
 
 async def _pour(stream: DspStream, request: ProcessRequest) -> None:
