@@ -15,7 +15,7 @@ from coordinator_svc.tasks import end
 from coordinator_svc.window import NS, Window
 from heimdall.clock import Clock
 from heimdall.common.v1.error_pb2 import ErrorReason
-from heimdall.common.v1.iq_pb2 import Block, End, Gap, IqEvent, Segment
+from heimdall.common.v1.iq_pb2 import Block, End, Gap, GapReason, IqEvent, Segment
 from heimdall.common.v1.receiver_pb2 import Tuning
 from heimdall.errors import HeimdallError
 from heimdall.fetcher.v1.fetcher_pb2 import StreamIqRequest, StreamIqResponse
@@ -83,6 +83,7 @@ class FetcherLink:
         self._segment: Segment | None = None
         self._origin_unix_ns: int | None = None
         self._lead_s: float | None = None
+        self._hole_reason = GapReason.GAP_REASON_SERVICE_RESTART
         self.next_index = 0
         """Index after the last block or gap."""
         self.attempt_count = 0
@@ -157,6 +158,11 @@ class FetcherLink:
                         return answer.event.end
                     if self._take(answer.event):
                         await deliver(answer.event)
+            except HeimdallError as error:
+                if error.reason == ErrorReason.ERROR_REASON_STREAM_IDLE and not stream.peer_fell_silent:
+                    # The fetcher heard nothing from here for so long that it let the receiver go.
+                    self._hole_reason = GapReason.GAP_REASON_BACKPRESSURE
+                raise
             finally:
                 await end(orders)
         raise HeimdallError(
@@ -177,6 +183,7 @@ class FetcherLink:
             opening.resume = True
             opening.resume_sample_index = self.next_index
             opening.resume_origin_unix_ns = self._origin_unix_ns or self._window.result().start_unix_ns
+            opening.resume_gap_reason = self._hole_reason
         return opening
 
     async def _send_orders(self, stream: ClientStream[StreamIqRequest, StreamIqResponse]) -> None:
@@ -227,6 +234,7 @@ class FetcherLink:
             rate_hz = self._segment.sample_rate_hz
             self._origin_unix_ns = block.first_sample_unix_ns - round(block.first_sample_index * NS / rate_hz)
             self._note_delivery(block.first_sample_unix_ns + round(block.sample_count * NS / rate_hz))
+        self._hole_reason = GapReason.GAP_REASON_SERVICE_RESTART
         self.next_index += block.sample_count
 
     def _note_delivery(self, unix_ns: int) -> None:

@@ -45,6 +45,8 @@ class Resume:
     """First index to deliver."""
     origin_unix_ns: int
     """UTC of index 0 as the broken stream had it, in ns since 1970."""
+    gap_reason: GapReason = GapReason.SERVICE_RESTART
+    """Why what the receiver sent in between is missing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -280,7 +282,7 @@ class Cutter:
         end = self._clip(position)
         if self._next >= end:
             return []
-        reason = GapReason.LATE_START if self._resume is None else GapReason.SERVICE_RESTART
+        reason = GapReason.LATE_START if self._resume is None else self._resume.gap_reason
         return self._gap(end, False, reason, None)
 
     def _gap(

@@ -42,6 +42,14 @@ _STATES: Final[Mapping[UpstreamState, iq_pb2.StreamState.ValueType]] = MappingPr
 _GAP_REASONS: Final[Mapping[GapReason, iq_pb2.GapReason.ValueType]] = MappingProxyType(
     {reason: iq_pb2.GapReason.Value(f"GAP_REASON_{reason.name}") for reason in GapReason}
 )
+_RESUME_GAP_REASONS: Final[Mapping[iq_pb2.GapReason.ValueType, GapReason]] = MappingProxyType(
+    {
+        iq_pb2.GAP_REASON_UNSPECIFIED: GapReason.SERVICE_RESTART,
+        iq_pb2.GAP_REASON_SERVICE_RESTART: GapReason.SERVICE_RESTART,
+        iq_pb2.GAP_REASON_BACKPRESSURE: GapReason.BACKPRESSURE,
+    }
+)
+"""What a caller can know of the samples between a broken stream and the next; the rest only the fetcher sees."""
 _END_REASONS: Final[Mapping[EndReason, iq_pb2.EndReason.ValueType]] = MappingProxyType(
     {reason: iq_pb2.EndReason.Value(f"END_REASON_{reason.name}") for reason in EndReason}
 )
@@ -67,7 +75,12 @@ def order_from_open(message: fetcher_pb2.StreamIqRequest.Open) -> Order:
             bad.append(FieldViolation("open.max_wait", f"must be 0 to {MAX_WAIT_S:g} s; got {max_wait_s:g}"))
     resume: Resume | None = None
     if message.resume:
-        resume = Resume(message.resume_sample_index, message.resume_origin_unix_ns)
+        gap_reason = _RESUME_GAP_REASONS.get(message.resume_gap_reason)
+        if gap_reason is None:
+            text = f"must be SERVICE_RESTART or BACKPRESSURE; got {_gap_reason_name(message.resume_gap_reason)}"
+            bad.append(FieldViolation("open.resume_gap_reason", text))
+            gap_reason = GapReason.SERVICE_RESTART
+        resume = Resume(message.resume_sample_index, message.resume_origin_unix_ns, gap_reason)
         if resume.sample_index < 0:
             bad.append(FieldViolation("open.resume_sample_index", f"must be 0 or more; got {resume.sample_index}"))
         if resume.origin_unix_ns <= 0:
@@ -91,6 +104,11 @@ def order_from_open(message: fetcher_pb2.StreamIqRequest.Open) -> Order:
         give_up_unix_ns=message.give_up_time.ToNanoseconds() if message.HasField("give_up_time") else None,
         resume=resume,
     )
+
+
+def _gap_reason_name(reason: iq_pb2.GapReason.ValueType) -> str:
+    known = reason in iq_pb2.GapReason.values()
+    return iq_pb2.GapReason.Name(reason).removeprefix("GAP_REASON_") if known else str(reason)
 
 
 def window_from_message(message: fetcher_pb2.StreamIqRequest.Window, now_unix_ns: int) -> Window:

@@ -62,6 +62,13 @@ class FetcherServicer(fetcher_pb2_grpc.FetcherServiceServicer):
         self._mesh = mesh
         self._ring_bytes = ring_bytes
         self._clock = clock
+        self._sessions = set[StreamSession]()
+
+    def hand_over(self) -> None:
+        """Ends every stream with what was received, so that nothing of it is lost when the process ends."""
+        text = "the fetcher is stopping and could not wait for the end of the window; resume the stream"
+        for session in self._sessions:
+            session.hand_over(HeimdallError(ErrorReason.ERROR_REASON_DRAINING, text))
 
     async def ListReceivers(  # noqa: N802 (name of the contract)
         self, request: fetcher_pb2.ListReceiversRequest, context: _Context
@@ -99,15 +106,17 @@ class FetcherServicer(fetcher_pb2_grpc.FetcherServiceServicer):
         session = StreamSession(slots, order, ring_bytes=self._ring_bytes, clock=self._clock)
         answers: asyncio.Queue[fetcher_pb2.StreamIqResponse | None] = asyncio.Queue(_QUEUE_LENGTH)
         reader = asyncio.create_task(self._read(requests, session))
-        reader.add_done_callback(lambda done: _tell_failure(done, session))
         worker = asyncio.create_task(self._work(session, slots.config, answers))
         log = _log.bind(receiver_id=slots.config.receiver_id, acquisition_id=opening.open.acquisition_id)
+        self._sessions.add(session)
+        reader.add_done_callback(lambda done: _tell_failure(done, session, log))
         log.info("stream_opened", center_frequency_hz=order.tuning.center_frequency_hz)
         try:
             async for answer in with_heartbeats(answers, _heartbeat, self._mesh.heartbeat_interval_s):
                 yield answer
             await worker
         finally:
+            self._sessions.discard(session)
             # The worker goes first: with it the receiver is let go.
             worker.cancel()
             reader.cancel()
@@ -189,6 +198,7 @@ def define(settings: Settings, clock: Clock | None = None) -> ServiceDefinition:
             }
             servicer = FetcherServicer(receivers, mesh=settings.mesh, ring_bytes=fetcher.ring_bytes, clock=host_clock)
             fetcher_pb2_grpc.add_FetcherServiceServicer_to_server(servicer, context.server)
+            context.drain.at_expiry(servicer.hand_over)
             _log.info("receivers_loaded", receiver_count=len(receivers), file=str(fetcher.receivers_file))
             try:
                 yield
@@ -223,9 +233,16 @@ def _stations(configs: tuple[ReceiverConfig, ...], memory: StationMemory, clock:
     return {url: Station(url, limit, memory, clock) for url, limit in limits.items()}
 
 
-def _tell_failure(reader: asyncio.Task[None], session: StreamSession) -> None:
+def _tell_failure(
+    reader: asyncio.Task[None], session: StreamSession, log: structlog.typing.FilteringBoundLogger
+) -> None:
     """Ends the stream of a caller whose messages can not be read on, whatever the cause."""
-    if not reader.cancelled() and (error := reader.exception()) is not None:
+    if reader.cancelled() or (error := reader.exception()) is None:
+        return
+    if isinstance(error, HeimdallError) and error.reason == ErrorReason.ERROR_REASON_STREAM_IDLE:
+        log.warning("caller_silent", message=error.message)
+        session.hand_over(error)
+    else:
         session.fail(error)
 
 

@@ -103,6 +103,7 @@ class StreamSession:
         self._opened = False
         self._stopped = False
         self._caller_error: BaseException | None = None
+        self._handover: HeimdallError | None = None
 
     @property
     def has_window(self) -> bool:
@@ -129,11 +130,22 @@ class StreamSession:
         self._caller_error = error
         self._feed.wake.set()
 
+    def hand_over(self, error: HeimdallError) -> None:
+        """Lets the receiver go, delivers what is held and ends the stream, for the caller to resume it.
+
+        Args:
+            error: Why; events raises it once the caller took what is held.
+        """
+        self._handover = error
+        self._slots.detach(self._feed)
+        self._feed.wake.set()
+
     async def events(self) -> AsyncGenerator[Event, None]:
         """Yields the events of the stream to its end; close it to free the receiver at once.
 
         Raises:
-            HeimdallError: If the receiver refused before its first sample, or the caller broke the protocol.
+            HeimdallError: If the receiver refused before its first sample, the caller broke the protocol, or the stream
+                is handed over.
         """
         try:
             if self._slots.would_wait(self._order.tuning):
@@ -165,6 +177,10 @@ class StreamSession:
                 for event in ending:
                     yield event
                 return
+            if self._handover is not None:
+                for event in () if self._cutter is None else self._cutter.flush():
+                    yield event
+                raise self._handover
             if await self._wait(status_at) or self._cutter is None:
                 continue
             for event in [*self._deliver(), *self._cutter.flush()]:

@@ -30,6 +30,8 @@ SETUP_LIMIT_S: Final = 10.0
 KEEPALIVE_INTERVAL_S: Final = 5.0
 STALL_NOTICE_S: Final = 2.0
 STALL_LIMIT_S: Final = 3.0
+STOOD_STILL_S: Final = 0.5
+"""Lateness of a timer that tells that this process stood still, as when it was stopped or its machine slept."""
 CLOSE_LIMIT_S: Final = 0.5
 MAX_GAIN_DB: Final = 120
 MAX_MALFORMED_COUNT: Final = 20
@@ -292,8 +294,12 @@ class KiwiConnection:
                 notice_at = give_up_at
             # Never longer than a notice takes: the first frame may come meanwhile and bring the deadline forward.
             now = self._loop.time()
-            await asyncio.sleep(min(max(0.0, min(keepalive_at, notice_at) - now), STALL_NOTICE_S))
+            wake_at = now + min(max(0.0, min(keepalive_at, notice_at) - now), STALL_NOTICE_S)
+            await asyncio.sleep(wake_at - now)
             now = self._loop.time()
+            if now > wake_at + STOOD_STILL_S:
+                # What came meanwhile lies unread in the socket, so the silence counts from now on.
+                self._last_frame_at = now
             if now >= keepalive_at:
                 keepalive_at = now + KEEPALIVE_INTERVAL_S
                 await self._send_keepalive()

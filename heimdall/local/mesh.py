@@ -28,7 +28,9 @@ SERVICE_NAMES: Final = ("coordinator", "fetcher", "dsp", "storage")
 START_TIMEOUT_S: Final = 30.0
 """Longest time from starting a process until it is SERVING."""
 
-_STOP_ALLOWANCE_S: Final = 5.0
+_STOP_ALLOWANCE_S: Final = 10.0
+"""Longest time beyond its drain timeout that a service takes to end what it could not wait for."""
+
 _RESTART_DELAY_S: Final = 1.0
 
 _OUTGOING_FREE_PORTS: Final = range(20_000, 32_768)
@@ -135,6 +137,10 @@ class LocalMesh:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        """Ends every process, as stop does."""
+        await self.stop()
+
+    async def stop(self) -> None:
         """Ends every process; each drains.
 
         The coordinator goes first: the acquisitions that it finishes while draining need all the others.

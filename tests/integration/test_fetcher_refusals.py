@@ -225,6 +225,8 @@ async def test_message_that_does_not_decode_ends_the_stream_and_frees_the_receiv
         ({"max_wait": {"seconds": -1}}, "open.max_wait"),
         ({"resume": True, "resume_sample_index": -1, "resume_origin_unix_ns": 1}, "open.resume_sample_index"),
         ({"resume": True}, "open.resume_origin_unix_ns"),
+        ({"resume": True, "resume_origin_unix_ns": 1, "resume_gap_reason": 1}, "open.resume_gap_reason"),
+        ({"resume": True, "resume_origin_unix_ns": 1, "resume_gap_reason": 99}, "open.resume_gap_reason"),
     ],
 )
 async def test_bad_open_names_the_field(tmp_path: Path, fields: dict[str, Any], field: str) -> None:

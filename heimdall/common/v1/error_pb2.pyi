@@ -47,7 +47,7 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_CANCELLED: _ErrorReason.ValueType  # 9
     """The caller cancelled, or went away."""
     ERROR_REASON_DRAINING: _ErrorReason.ValueType  # 10
-    """The service is draining and takes no new work."""
+    """The service is draining: it takes no new work, and hands over what it can not wait for."""
     ERROR_REASON_OVERLOADED: _ErrorReason.ValueType  # 11
     """The service has as much work as it admits."""
     ERROR_REASON_INTERNAL: _ErrorReason.ValueType  # 12
@@ -171,7 +171,7 @@ ERROR_REASON_DEADLINE_EXCEEDED: ErrorReason.ValueType  # 8
 ERROR_REASON_CANCELLED: ErrorReason.ValueType  # 9
 """The caller cancelled, or went away."""
 ERROR_REASON_DRAINING: ErrorReason.ValueType  # 10
-"""The service is draining and takes no new work."""
+"""The service is draining: it takes no new work, and hands over what it can not wait for."""
 ERROR_REASON_OVERLOADED: ErrorReason.ValueType  # 11
 """The service has as much work as it admits."""
 ERROR_REASON_INTERNAL: ErrorReason.ValueType  # 12

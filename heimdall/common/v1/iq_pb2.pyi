@@ -159,13 +159,13 @@ class _GapReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_GapReason.V
     GAP_REASON_RECONNECT: _GapReason.ValueType  # 4
     """The connection to the receiver was lost and made again."""
     GAP_REASON_BACKPRESSURE: _GapReason.ValueType  # 5
-    """A consumer was too slow and the bounded buffer dropped its oldest samples."""
+    """A consumer was too slow or stood still, and the bounded buffers could not hold what came meanwhile."""
     GAP_REASON_LATE_START: _GapReason.ValueType  # 6
     """The receiver began after the window's start."""
     GAP_REASON_EARLY_END: _GapReason.ValueType  # 7
     """The receiver ended before the window's end."""
     GAP_REASON_SERVICE_RESTART: _GapReason.ValueType  # 8
-    """A service of the mesh was restarted."""
+    """A service of the mesh was restarted, or could not be reached for a time."""
 
 class GapReason(_GapReason, metaclass=_GapReasonEnumTypeWrapper):
     """Says why samples are missing."""
@@ -181,13 +181,13 @@ GAP_REASON_CLOCK_ARITHMETIC: GapReason.ValueType  # 3
 GAP_REASON_RECONNECT: GapReason.ValueType  # 4
 """The connection to the receiver was lost and made again."""
 GAP_REASON_BACKPRESSURE: GapReason.ValueType  # 5
-"""A consumer was too slow and the bounded buffer dropped its oldest samples."""
+"""A consumer was too slow or stood still, and the bounded buffers could not hold what came meanwhile."""
 GAP_REASON_LATE_START: GapReason.ValueType  # 6
 """The receiver began after the window's start."""
 GAP_REASON_EARLY_END: GapReason.ValueType  # 7
 """The receiver ended before the window's end."""
 GAP_REASON_SERVICE_RESTART: GapReason.ValueType  # 8
-"""A service of the mesh was restarted."""
+"""A service of the mesh was restarted, or could not be reached for a time."""
 Global___GapReason: _TypeAlias = GapReason  # noqa: Y015
 
 class _EndReason:

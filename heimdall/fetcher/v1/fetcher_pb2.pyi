@@ -214,19 +214,25 @@ class StreamIqRequest(_message.Message):
         RESUME_FIELD_NUMBER: _builtins.int
         RESUME_SAMPLE_INDEX_FIELD_NUMBER: _builtins.int
         RESUME_ORIGIN_UNIX_NS_FIELD_NUMBER: _builtins.int
+        RESUME_GAP_REASON_FIELD_NUMBER: _builtins.int
         receiver_id: _builtins.str
         """Receiver to stream from."""
         acquisition_id: _builtins.str
         """Who asks, for the log; empty if nobody in particular."""
         resume: _builtins.bool
         """Set if this stream goes on where a broken one ended: the window follows at once and the receiver may already be past
-        its start; missing samples are then a SERVICE_RESTART gap instead of LATE_START.
+        its start; missing samples are then a gap for resume_gap_reason instead of LATE_START.
         """
         resume_sample_index: _builtins.int
         """Index to start at when resuming; the samples before it are not sent again. Default 0."""
         resume_origin_unix_ns: _builtins.int
         """UTC of index 0 in ns since 1970, reckoned back from the last block at the segment's announced rate: so an error of
         that rate counts for what was lost only. Only when resuming.
+        """
+        resume_gap_reason: _iq_pb2.GapReason.ValueType
+        """Why the samples are missing that the receiver sent between the broken stream and this one: SERVICE_RESTART, or
+        BACKPRESSURE if the broken stream ended with STREAM_IDLE because this caller stood still. Anything else is refused.
+        Default SERVICE_RESTART. Only when resuming.
         """
         @_builtins.property
         def tuning(self) -> _receiver_pb2.Tuning:
@@ -251,10 +257,11 @@ class StreamIqRequest(_message.Message):
             resume: _builtins.bool = ...,
             resume_sample_index: _builtins.int = ...,
             resume_origin_unix_ns: _builtins.int = ...,
+            resume_gap_reason: _iq_pb2.GapReason.ValueType = ...,
         ) -> None: ...
         _HasFieldArgType: _TypeAlias = _typing.Literal["give_up_time", b"give_up_time", "max_wait", b"max_wait", "tuning", b"tuning"]  # noqa: Y015
         def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-        _ClearFieldArgType: _TypeAlias = _typing.Literal["acquisition_id", b"acquisition_id", "give_up_time", b"give_up_time", "max_wait", b"max_wait", "receiver_id", b"receiver_id", "resume", b"resume", "resume_origin_unix_ns", b"resume_origin_unix_ns", "resume_sample_index", b"resume_sample_index", "tuning", b"tuning"]  # noqa: Y015
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["acquisition_id", b"acquisition_id", "give_up_time", b"give_up_time", "max_wait", b"max_wait", "receiver_id", b"receiver_id", "resume", b"resume", "resume_gap_reason", b"resume_gap_reason", "resume_origin_unix_ns", b"resume_origin_unix_ns", "resume_sample_index", b"resume_sample_index", "tuning", b"tuning"]  # noqa: Y015
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -73,8 +73,10 @@ class FetcherServiceServicer:
     def StreamIq(self, request_iterator, context):
         """Streams samples of one receiver. The caller sends open, then window once it knows it, and may send stop; it sends a
         heartbeat every 5 s when it has nothing else to say. The answer is a segment as soon as the receiver streams and its
-        time is known, then blocks and gaps from the window's first sample on, and one end. Fails with a status only before
-        the first segment; later failures are told by end.
+        time is known, then blocks and gaps from the window's first sample on, and one end. What goes wrong with the receiver
+        is told by a status before the first segment and by end later. A status after it is about the stream itself, which
+        the caller may resume: STREAM_IDLE if the caller said nothing for 15 s, DRAINING if the fetcher stops and hands over;
+        what was received before DRAINING is delivered first.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

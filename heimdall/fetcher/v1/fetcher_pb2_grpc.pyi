@@ -40,8 +40,10 @@ class FetcherServiceStub:
     StreamIq: _grpc.StreamStreamMultiCallable[_fetcher_pb2.StreamIqRequest, _fetcher_pb2.StreamIqResponse]
     """Streams samples of one receiver. The caller sends open, then window once it knows it, and may send stop; it sends a
     heartbeat every 5 s when it has nothing else to say. The answer is a segment as soon as the receiver streams and its
-    time is known, then blocks and gaps from the window's first sample on, and one end. Fails with a status only before
-    the first segment; later failures are told by end.
+    time is known, then blocks and gaps from the window's first sample on, and one end. What goes wrong with the receiver
+    is told by a status before the first segment and by end later. A status after it is about the stream itself, which
+    the caller may resume: STREAM_IDLE if the caller said nothing for 15 s, DRAINING if the fetcher stops and hands over;
+    what was received before DRAINING is delivered first.
     """
 
 @_typing.type_check_only
@@ -56,8 +58,10 @@ class FetcherServiceAsyncStub(FetcherServiceStub):
     StreamIq: _aio.StreamStreamMultiCallable[_fetcher_pb2.StreamIqRequest, _fetcher_pb2.StreamIqResponse]  # type: ignore[assignment]
     """Streams samples of one receiver. The caller sends open, then window once it knows it, and may send stop; it sends a
     heartbeat every 5 s when it has nothing else to say. The answer is a segment as soon as the receiver streams and its
-    time is known, then blocks and gaps from the window's first sample on, and one end. Fails with a status only before
-    the first segment; later failures are told by end.
+    time is known, then blocks and gaps from the window's first sample on, and one end. What goes wrong with the receiver
+    is told by a status before the first segment and by end later. A status after it is about the stream itself, which
+    the caller may resume: STREAM_IDLE if the caller said nothing for 15 s, DRAINING if the fetcher stops and hands over;
+    what was received before DRAINING is delivered first.
     """
 
 class FetcherServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -87,8 +91,10 @@ class FetcherServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_abc.Iterator[_fetcher_pb2.StreamIqResponse], _abc.AsyncIterator[_fetcher_pb2.StreamIqResponse]]:
         """Streams samples of one receiver. The caller sends open, then window once it knows it, and may send stop; it sends a
         heartbeat every 5 s when it has nothing else to say. The answer is a segment as soon as the receiver streams and its
-        time is known, then blocks and gaps from the window's first sample on, and one end. Fails with a status only before
-        the first segment; later failures are told by end.
+        time is known, then blocks and gaps from the window's first sample on, and one end. What goes wrong with the receiver
+        is told by a status before the first segment and by end later. A status after it is about the stream itself, which
+        the caller may resume: STREAM_IDLE if the caller said nothing for 15 s, DRAINING if the fetcher stops and hands over;
+        what was received before DRAINING is delivered first.
         """
 
 def add_FetcherServiceServicer_to_server(servicer: FetcherServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

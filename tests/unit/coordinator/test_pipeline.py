@@ -206,6 +206,42 @@ async def test_a_broken_fetcher_stream_goes_on_where_it_broke() -> None:
         assert STATE(final.state) == "STATE_PARTIALLY_SUCCEEDED"
 
 
+async def test_a_hole_behind_our_own_silence_is_for_backpressure_until_samples_come_again() -> None:
+    silent = failure(ErrorReason.ERROR_REASON_STREAM_IDLE)
+    away = failure(ErrorReason.ERROR_REASON_SERVICE_UNAVAILABLE)
+
+    def breaking(error: HeimdallError, *blocks: int) -> Script:
+        async def script(call: Call) -> Responses:
+            yield call.segment()
+            for first in blocks:
+                yield await call.block(first)
+            raise error
+
+        return script
+
+    # The fetcher missed us; it came back and could not be reached once; it went away for a reason of its own.
+    scripts: dict[str, list[Script]] = {"a": [breaking(silent, 0), breaking(away), breaking(away, 100), good]}
+    async with scripted_peers(scripts) as peers:
+        final = await run(peers, spec("a", duration_s=3.0))
+        assert STATE(final.state) == "STATE_SUCCEEDED"
+        reasons_sent = [GapReason.Name(opening.resume_gap_reason) for opening in peers.fetcher.openings[1:]]
+        assert reasons_sent == ["GAP_REASON_BACKPRESSURE"] * 2 + ["GAP_REASON_SERVICE_RESTART"]
+
+
+async def test_a_fetcher_that_falls_silent_itself_leaves_no_backpressure() -> None:
+    async def silent(call: Call) -> Responses:
+        yield call.segment()
+        yield await call.block(0)
+        await call.stopped.wait()
+
+    settings = {"heartbeat_interval_s": 0.1, "idle_timeout_s": 0.3}
+    async with scripted_peers({"a": [silent, good]}, mesh=settings) as peers:
+        final = await run(peers, spec("a", duration_s=3.0))
+        check_counts(final.outcomes[0], expected=3000, received=3000, stored=3000, gaps=0)
+        (opening,) = peers.fetcher.openings[1:]
+        assert opening.resume_gap_reason == GapReason.GAP_REASON_SERVICE_RESTART
+
+
 async def test_a_resumed_stream_continues_from_its_last_block_whatever_the_clock_really_does() -> None:
     drift = 100e-6  # by which the receiver is slower than it announces
 

@@ -214,6 +214,12 @@ def test_resumed_stream_goes_on_at_its_index() -> None:
     assert cutter.next_index == 24_000
 
 
+def test_resumed_stream_takes_the_reason_of_its_hole_from_the_caller() -> None:
+    resume = Resume(sample_index=11_000, origin_unix_ns=START_NS - SECOND, gap_reason=GapReason.BACKPRESSURE)
+    cutter = Cutter(Window(START_NS - SECOND, START_NS + SECOND), 4, resume)
+    assert gaps(cut(cutter, pieces_of(Station(), 60))) == [(11_000, 1000, GapReason.BACKPRESSURE)]
+
+
 def test_resumed_stream_does_not_send_samples_again() -> None:
     resume = Resume(sample_index=7000, origin_unix_ns=START_NS)
     cutter = Cutter(Window(START_NS, START_NS + SECOND), 4, resume)
