@@ -22,8 +22,8 @@ _SHARED: Final = (
 
 CHANNEL_OPTIONS: Final = (
     *_SHARED,
-    # A dead peer is noticed within 15 s during a call, as long as a stream waits for a heartbeat: a stream that is opened
-    # again would else be put on the same dead connection. No pings without calls: the server would count them as abuse.
+    # A dead peer is noticed within 15 s during a call, as long as a stream waits for a heartbeat: a stream that is
+    # opened again would else be put on the same dead connection. No pings without calls: that is abuse to a server.
     ("grpc.keepalive_time_ms", 5_000),
     ("grpc.keepalive_timeout_ms", 10_000),
     # What ends a connection; the one above is only told to the kernel (grpc/grpc#39239).
