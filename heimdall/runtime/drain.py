@@ -45,6 +45,11 @@ class Drain:
             end_work()
         return bool(self._at_expiry)
 
+    @property
+    def calls_running(self) -> bool:
+        """Whether some of the work are calls."""
+        return bool(self._calls)
+
     def end_calls(self) -> None:
         """Ends the calls that still run; their callers are told DRAINING."""
         for call in self._calls:

@@ -154,11 +154,13 @@ async def _drain(server: grpc.aio.Server, health: HealthServicer, drain: Drain, 
     done = await drain.wait_idle(settings.mesh.drain_timeout_s)
     if not done and drain.expire():
         await drain.wait_idle(_EXPIRY_S)
-    # A server that is stopped under a call tells its caller that the connection broke.
-    drain.end_calls()
-    await drain.wait_idle(_UNWIND_S)
+    if drain.calls_running:
+        # A server that is stopped under a call tells its caller that the connection broke.
+        drain.end_calls()
+        await drain.wait_idle(_UNWIND_S)
     await server.stop(_CANCELLED_GRACE_S)
-    await drain.wait_idle(_UNWIND_S)
+    if drain.calls_running:
+        await drain.wait_idle(_UNWIND_S)
     _log.info("service_stopped", drained=done, took_s=round(time.monotonic() - started, 3))
 
 

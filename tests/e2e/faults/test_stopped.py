@@ -37,9 +37,13 @@ SHORT_S = 5.0
 """A window that ends well within the default drain timeout."""
 LONG_S = 15.0
 """A window that outlasts a drain of 2 s."""
+LONGEST_S = 20.0
+"""A window that leaves time for a fetcher to be started again and to be found again."""
 SHORT_DRAIN = {"HEIMDALL_MESH_DRAIN_TIMEOUT_S": "2"}
 BEFORE = 12_000
 """Samples, 1 s, that are stored before anything is told to stop."""
+UNDER_WAY = 4 * 512
+"""Samples that a receiver may have sent when the fetcher leaves it, and that have not arrived."""
 
 
 async def capturing(bench: FaultBench, duration_s: float) -> tuple[str, Acquisition]:
@@ -173,6 +177,31 @@ async def test_all_four_told_to_stop_in_the_order_of_up(tmp_path: Path) -> None:
 
 @fault_case(
     Group.STOPPED,
+    fault="all four are told to stop at once, the window ends within their drain timeout, and they are started again",
+    sees="PARTIALLY_SUCCEEDED with the reason COORDINATOR_RESTARTED, because storage ends before the coordinator has "
+    "stored the end; each outcome has MEASUREMENT_MISSING",
+    stored="every recording, complete and without a gap; no summary",
+)
+async def test_all_four_told_to_stop_at_once(tmp_path: Path) -> None:
+    drain = {"HEIMDALL_MESH_DRAIN_TIMEOUT_S": "8"}
+    async with fault_bench(tmp_path, STATIONS, variables=drain) as bench:
+        acquisition_id, before = await capturing(bench, SHORT_S)
+        statuses = await asyncio.gather(*(bench.terminate(name) for name in SERVICE_NAMES))
+        assert set(statuses) == {0}
+        assert waited_for(before)
+        await bench.start(*SERVICE_NAMES)
+        final = await bench.ended(acquisition_id)
+        assert state_names(final) == ("PARTIALLY_SUCCEEDED", ["PARTIALLY_SUCCEEDED"] * len(NAMES)), describe(final)
+        assert reason_name(final.error.reason) == "COORDINATOR_RESTARTED"
+        for outcome, recording in zip(final.outcomes, await checked(bench, final), strict=True):
+            assert problems(outcome) == ["MEASUREMENT_MISSING"], describe(final)
+            assert outcome.recording.complete
+            assert recording.sample_count == SHORT_S * SAMPLE_RATE_HZ
+            assert recording.gaps == []
+
+
+@fault_case(
+    Group.STOPPED,
     fault="the coordinator is told to stop, and the window outlasts its drain timeout",
     sees="CANCELLED with the reason DRAINING; its receivers are free",
     stored="everything up to then, as readable recordings marked incomplete",
@@ -208,22 +237,21 @@ async def test_coordinator_told_to_stop_can_not_wait(tmp_path: Path) -> None:
 )
 async def test_fetcher_told_to_stop_can_not_wait(tmp_path: Path) -> None:
     async with fault_bench(tmp_path, STATIONS, variables=SHORT_DRAIN) as bench:
-        acquisition_id, before = await capturing(bench, LONG_S)
+        acquisition_id, before = await capturing(bench, LONGEST_S)
         assert await bench.terminate("fetcher") == 0
         assert not waited_for(before)
         await until(lambda: not any(one.clients for one in bench.simulator.stations.values()), timeout_s=1.0)
         await bench.start("fetcher")
         final = await bench.ended(acquisition_id)
         assert state_names(final) == ("PARTIALLY_SUCCEEDED", ["PARTIALLY_SUCCEEDED"] * len(NAMES)), describe(final)
-        assert bench.log("coordinator").count("event=receiver_stream_broken") >= len(NAMES)
-        assert "reason=DRAINING" in bench.log("coordinator")
+        assert bench.log("coordinator").count("the fetcher is stopping") == len(NAMES)
         for outcome, recording in zip(final.outcomes, await checked(bench, final), strict=True):
             assert problems(outcome) == ["SAMPLES_LOST"], describe(final)
             assert outcome.HasField("measurement")
             assert recording.reasons == ["SERVICE_RESTART"]
-            assert recording.end_index == pytest.approx(LONG_S * SAMPLE_RATE_HZ, abs=1)
+            assert recording.end_index == pytest.approx(LONGEST_S * SAMPLE_RATE_HZ, abs=1)
             assert recording.sample_count == outcome.stored_sample_count
-            assert recording.missed_count == 0
+            assert recording.missed_count <= UNDER_WAY
 
 
 @fault_case(
