@@ -35,7 +35,7 @@ NAMES = ("rx-1", "rx-2")
 STATIONS = [station(name) for name in NAMES]
 SHORT_S = 5.0
 """A window that ends well within the default drain timeout."""
-LONG_S = 15.0
+LONG_S = 10.0
 """A window that outlasts a drain of 2 s."""
 LONGEST_S = 20.0
 """A window that leaves time for a fetcher to be started again and to be found again."""
