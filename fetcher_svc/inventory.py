@@ -101,9 +101,32 @@ def load_receivers(path: Path, environ: Mapping[str, str] = os.environ) -> tuple
         SettingsError: If the file can not be read or anything in it is wrong; names every receiver, key and value.
     """
     try:
-        document = tomllib.loads(path.read_text(encoding="utf-8"))
+        content = path.read_bytes()
     except OSError as error:
         raise SettingsError(f"{path}: can not be read ({error.strerror}); it lists the receivers") from error
+    receivers, problems = parse_receivers(content, path)
+    for receiver in receivers:
+        try:
+            read_password(receiver, environ)
+        except SettingsError as error:
+            problems.append(f"{path}: receiver {receiver.receiver_id!r}: {error}")
+    if problems:
+        raise SettingsError("\n".join(problems))
+    return tuple(receivers)
+
+
+def parse_receivers(content: bytes, path: Path) -> tuple[list[ReceiverConfig], list[str]]:
+    """Returns the receivers of a receivers.toml that are right, and a line for everything that is wrong; reads nothing.
+
+    Args:
+        content: What the file holds.
+        path: The file, for the lines and for the passwords that lie beside it.
+
+    Raises:
+        SettingsError: If it is not TOML, or no list of receivers.
+    """
+    try:
+        document = tomllib.loads(content.decode("utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise SettingsError(f"{path}: is not TOML: {error}") from error
     problems = [
@@ -117,19 +140,15 @@ def load_receivers(path: Path, environ: Mapping[str, str] = os.environ) -> tuple
     receivers: list[ReceiverConfig] = []
     for number, entry in enumerate(entries, start=1):
         try:
-            receivers.append(_read_one(entry, path.parent, environ))
+            receivers.append(_read_one(entry, path.parent))
         except ValidationError as error:
             problems += [f"{path}: {_label(entry, number)}: {line}" for line in _lines(error)]
-        except SettingsError as error:
-            problems.append(f"{path}: {_label(entry, number)}: {error}")
     ids = [receiver.receiver_id for receiver in receivers]
     problems += [
         f"{path}: receiver {name!r}: receiver_id is used {ids.count(name)} times; ids must be unique"
         for name in sorted({name for name in ids if ids.count(name) > 1})
     ]
-    if problems:
-        raise SettingsError("\n".join(problems))
-    return tuple(receivers)
+    return receivers, problems
 
 
 def read_password(receiver: ReceiverConfig, environ: Mapping[str, str] = os.environ) -> str:
@@ -150,12 +169,11 @@ def read_password(receiver: ReceiverConfig, environ: Mapping[str, str] = os.envi
     return ""
 
 
-def _read_one(entry: dict[str, Any], folder: Path, environ: Mapping[str, str]) -> ReceiverConfig:
+def _read_one(entry: dict[str, Any], folder: Path) -> ReceiverConfig:
     receiver = ReceiverConfig.model_validate(entry)
-    if receiver.password_file is not None:
-        receiver = receiver.model_copy(update={"password_file": folder / receiver.password_file})
-    read_password(receiver, environ)
-    return receiver
+    if receiver.password_file is None:
+        return receiver
+    return receiver.model_copy(update={"password_file": folder / receiver.password_file})
 
 
 def _label(entry: dict[str, Any], number: int) -> str:

@@ -53,10 +53,6 @@ class KiwiWav:
 def read_kiwi_wav(path: Path) -> KiwiWav:
     """Reads a Kiwi WAV; blocks for the file read.
 
-    Args:
-        path: the file: a 12-byte RIFF header, a 16-byte `fmt ` chunk (PCM, two channels, 16 bit), then for
-            every 512 samples a `kiwi` chunk of 10 bytes and a `data` chunk of 2048 bytes.
-
     Raises:
         KiwiWavError: the file is missing or its layout is another one; the text says where.
     """
@@ -64,6 +60,20 @@ def read_kiwi_wav(path: Path) -> KiwiWav:
         content = path.read_bytes()
     except OSError as error:
         raise KiwiWavError(f"cannot read {path}: {error.strerror or error}") from error
+    return parse_kiwi_wav(content, path)
+
+
+def parse_kiwi_wav(content: bytes, path: Path) -> KiwiWav:
+    """Decodes a Kiwi WAV.
+
+    Args:
+        content: a 12-byte RIFF header, a 16-byte `fmt ` chunk (PCM, two channels, 16 bit), then for every 512
+            samples a `kiwi` chunk of 10 bytes and a `data` chunk of 2048 bytes.
+        path: where it comes from.
+
+    Raises:
+        KiwiWavError: the layout is another one; the text says where.
+    """
     header_size = _RIFF_HEADER.size + _CHUNK_HEADER.size + _FORMAT.size
     if len(content) < header_size:
         raise KiwiWavError(f"{path}: {len(content)} bytes, a Kiwi WAV has at least {header_size}")
