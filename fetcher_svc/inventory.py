@@ -12,11 +12,14 @@ from urllib.parse import urlsplit
 from annotated_types import Ge, Gt, Le
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from heimdall.errors import clip
 from heimdall.ids import ID_PATTERN
 from heimdall.runtime.settings import SettingsError
 
 MAX_RECEIVER_COUNT = 1000
 """Most receivers that one fetcher owns."""
+_SHOWN_BYTES = 256
+"""Most bytes of a key or value that an error repeats."""
 
 
 class ReceiverConfig(BaseModel):
@@ -66,14 +69,20 @@ class ReceiverConfig(BaseModel):
         try:
             url = urlsplit(value)
             port_is_usable = url.port != 0
+            # What can not be encoded can not be looked up either, and fails there with an error of its own.
+            (url.hostname or "").encode("idna")
         except ValueError as error:
-            raise ValueError(f"is no URL ({error}); write http://host:port") from error
+            # The library's own text may repeat what stands before an @, which may be a password.
+            why = "" if "@" in value else f" ({error})"
+            raise ValueError(f"is no URL{why}; write http://host:port") from error
         if url.scheme not in ("http", "https") or not url.hostname or not port_is_usable:
             raise ValueError("must read http://host:port or https://host:port")
         if url.path not in ("", "/") or url.query or url.fragment:
             raise ValueError("must read http://host:port or https://host:port, without path or query")
         if url.username is not None or url.password is not None:
             raise ValueError("must not hold a user or password; use password_env or password_file")
+        if " " in value or not value.isprintable():
+            raise ValueError("must hold no white space or control characters; write http://host:port")
         return value.rstrip("/")
 
     @model_validator(mode="after")
@@ -127,10 +136,15 @@ def parse_receivers(content: bytes, path: Path) -> tuple[list[ReceiverConfig], l
     """
     try:
         document = tomllib.loads(content.decode("utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise SettingsError(f"{path}: is not TOML: {error}") from error
+    except ValueError as error:
+        # Not TOML, not UTF-8, or a number of thousands of digits, which has no error of TOML's own.
+        raise SettingsError(f"{path}: is not TOML: {_short(str(error))}") from error
+    except RecursionError as error:
+        raise SettingsError(f"{path}: is nested too deeply; receivers are written as [[receiver]]") from error
     problems = [
-        f"{path}: {key}: no such key; receivers are written as [[receiver]]" for key in document if key != "receiver"
+        f"{path}: {_short(key)}: no such key; receivers are written as [[receiver]]"
+        for key in document
+        if key != "receiver"
     ]
     entries = document.get("receiver", [])
     if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
@@ -164,8 +178,9 @@ def read_password(receiver: ReceiverConfig, environ: Mapping[str, str] = os.envi
     if receiver.password_file is not None:
         try:
             return receiver.password_file.read_text(encoding="utf-8").partition("\n")[0].rstrip("\r")
-        except (OSError, UnicodeDecodeError) as error:
-            raise SettingsError(f"password_file: {receiver.password_file} can not be read as text") from error
+        except (OSError, ValueError) as error:
+            # A ValueError is text that is not UTF-8, or a path that no file can have.
+            raise SettingsError(f"password_file: {str(receiver.password_file)!r} can not be read as text") from error
     return ""
 
 
@@ -178,13 +193,27 @@ def _read_one(entry: dict[str, Any], folder: Path) -> ReceiverConfig:
 
 def _label(entry: dict[str, Any], number: int) -> str:
     name = entry.get("receiver_id")
-    return f"receiver {name!r}" if isinstance(name, str) else f"receiver number {number}"
+    return f"receiver {_short(repr(name))}" if isinstance(name, str) else f"receiver number {number}"
+
+
+def _short(text: str) -> str:
+    return clip(text, _SHOWN_BYTES)
+
+
+def _shown(value: object) -> str:
+    """Returns a value as an error shows it, with its type where Python can not write it."""
+    try:
+        return repr(value)
+    except (RecursionError, ValueError):
+        # Nested too deeply, or a number of thousands of digits.
+        return f"a value of type {type(value).__name__} that is too large to show"
 
 
 def _lines(error: ValidationError) -> list[str]:
     lines = []
     for problem in error.errors():
-        key = ".".join(str(part) for part in problem["loc"])
+        key = _short(".".join(str(part) for part in problem["loc"]))
+        value = _shown(problem["input"])
         prefix = f"{key}: " if key else ""
         if problem["type"] == "extra_forbidden":
             known = ", ".join(ReceiverConfig.model_fields)
@@ -192,9 +221,9 @@ def _lines(error: ValidationError) -> list[str]:
         elif problem["type"] == "missing":
             lines.append(f"{prefix}is required and missing")
         elif problem["type"] == "string_pattern_mismatch":
-            lines.append(f"{prefix}must match [a-z0-9][a-z0-9-]{{0,62}}; got {problem['input']!r}")
+            lines.append(f"{prefix}must match [a-z0-9][a-z0-9-]{{0,62}}; got {_short(value)}")
         else:
             # What stands before an @ in a URL may be a password.
-            got = f"; got {problem['input']!r}" if key and "@" not in str(problem["input"]) else ""
-            lines.append(f"{prefix}{problem['msg'].removeprefix('Value error, ')}{got}")
+            got = f"; got {_short(value)}" if key and "@" not in value else ""
+            lines.append(f"{prefix}{_short(problem['msg'].removeprefix('Value error, '))}{got}")
     return lines

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from fetcher_svc.inventory import load_receivers, read_password
+from fetcher_svc.inventory import load_receivers, parse_receivers, read_password
 from heimdall.runtime.settings import SettingsError
 
 GOOD = {
@@ -63,15 +63,24 @@ def test_defaults(tmp_path: Path) -> None:
         ({"url": '"http://a:99999"'}, ["url", "no URL", "http://host:port"]),
         ({"url": '"http://a:8073/x"'}, ["url", "without path"]),
         ({"url": '"http://u:secret@a:8073"'}, ["url", "password_env"]),
+        ({"url": '"http://a..b:8073"'}, ["url", "no URL", "label", "http://host:port"]),
+        ({"url": '"http://tor\\nino:8073"'}, ["url", "white space", r"'http://tor\nino:8073'"]),
+        ({"url": '"http://u:secret@[::1"'}, ["url", "is no URL; write http://host:port"]),
+        ({"url": '"http://u:secret@\u2100"'}, ["url", "is no URL; write http://host:port"]),
         ({"latitude_deg": "91"}, ["latitude_deg", "90", "91"]),
+        ({"latitude_deg": "nan"}, ["latitude_deg", "nan"]),
         ({"longitude_deg": '"east"'}, ["longitude_deg", "number", "'east'"]),
         ({"max_frequency_hz": "143e6"}, ["max_frequency_hz 1.43e+08", "above min_frequency_hz"]),
         ({"slots": "0"}, ["slots", "1", "0"]),
+        ({"slots": f"0x{'f' * 5000}"}, ["slots", "a value of type int that is too large to show"]),
+        ({"password_env" + ".a" * 1500: "1"}, ["password_env: ", "string", "of type dict that is too large to show"]),
+        ({"name": f'"{"x" * 5000}"'}, ["name: ", "200 characters", "got 'xxx", "…"]),
         ({"gain_db": "50.5"}, ["gain_db", "integer", "50.5"]),
         ({"frequency": "1"}, ["frequency", "no such key", "min_frequency_hz"]),
         ({"password": '"hunter2"'}, ["password", "no such key", "password_env"]),
         ({"password_env": '"HEIMDALL_NOT_SET"'}, ["password_env", "HEIMDALL_NOT_SET", "not set"]),
         ({"password_file": '"absent.txt"'}, ["password_file", "absent.txt"]),
+        ({"password_file": '"a\\u0000b"'}, ["password_file", "a\\x00b", "can not be read"]),
     ],
 )
 def test_errors_name_receiver_key_value_and_remedy(tmp_path: Path, change: dict[str, str], texts: list[str]) -> None:
@@ -79,6 +88,7 @@ def test_errors_name_receiver_key_value_and_remedy(tmp_path: Path, change: dict[
         load_receivers(write(tmp_path, GOOD | change))
     for text in [*texts, "receivers.toml"]:
         assert text in str(caught.value)
+    assert len(str(caught.value)) < 1000
     if "receiver_id" not in change:
         assert "'torino'" in str(caught.value)
     assert "hunter2" not in str(caught.value)
@@ -101,11 +111,19 @@ def test_ids_are_unique(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("text", "message"),
-    [("[[receiver]", "not TOML"), ("receiver = 1", "list of tables"), ("", "holds 0"), ("other = 1", "other")],
+    [
+        ("[[receiver]", "not TOML"),
+        ("receiver = 1", "list of tables"),
+        ("", "holds 0"),
+        ("other = 1", "other"),
+        ("receiver = " + "[" * 2000, r"nested too deeply; receivers are written as \[\[receiver\]\]"),
+        ("receiver = " + "9" * 5000, "is not TOML: .*5000 digits"),
+        ("\udcff", "is not TOML: .*utf-8"),
+    ],
 )
 def test_files_that_are_no_receivers(tmp_path: Path, text: str, message: str) -> None:
     file = tmp_path / "receivers.toml"
-    file.write_text(text)
+    file.write_bytes(text.encode(errors="surrogateescape"))
     with pytest.raises(SettingsError, match=message):
         load_receivers(file)
 
@@ -121,3 +139,12 @@ def test_passwords_come_from_environment_or_file(tmp_path: Path) -> None:
     environ = {"PW": "from environment"}
     receivers = load_receivers(file, environ)
     assert [read_password(receiver, environ) for receiver in receivers] == ["from environment", "von der Datei"]
+
+
+def test_right_receivers_and_problems_of_the_others_come_together(tmp_path: Path) -> None:
+    content = write(tmp_path, GOOD, GOOD | {"receiver_id": '"genova"', "slots": "99"}).read_bytes()
+    receivers, problems = parse_receivers(content, Path("net.toml"))
+    assert [receiver.receiver_id for receiver in receivers] == ["torino"]
+    (problem,) = problems
+    assert problem.startswith("net.toml: receiver 'genova': slots: ")
+    assert problem.endswith("; got 99")
