@@ -137,7 +137,8 @@ class KiwiReceiver:
             )
         except aiohttp.WSServerHandshakeError as error:
             raise _handshake_error(target, error) from error
-        except (aiohttp.ClientError, OSError) as error:
+        except (aiohttp.ClientError, OSError, UnicodeError) as error:
+            # A UnicodeError is a host name that can not be looked up; a redirect may hold one.
             raise HeimdallError(
                 ErrorReason.ERROR_REASON_UPSTREAM_UNREACHABLE,
                 f"{target} can not be reached: {cause_of(error)}",

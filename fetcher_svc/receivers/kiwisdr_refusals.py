@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Final
 
-from fetcher_svc.receivers.kiwisdr_wire import decode
+from fetcher_svc.receivers.kiwisdr_wire import decode, shown
 from heimdall.common.v1.error_pb2 import ErrorReason
 from heimdall.errors import HeimdallError
 
@@ -115,8 +115,8 @@ def find_refusal(pairs: Mapping[str, str | None], *, streaming: bool) -> Heimdal
         refusal = meaning(value, streaming)
         if refusal is None:
             continue
-        metadata = {"message": f"{key}={value}" if value else key}
-        said = decode(pairs.get("reason_disabled"))
+        metadata = {"message": shown(f"{key}={value}" if value else key)}
+        said = shown(decode(pairs.get("reason_disabled")))
         if said:
             metadata["reason_disabled"] = said
         detail = f' ("{said}")' if said else ""

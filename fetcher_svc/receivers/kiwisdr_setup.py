@@ -11,11 +11,15 @@ from fetcher_svc.receivers.base import Facts, SampleFormat, Tuning
 from fetcher_svc.receivers.http import RedirectError
 from fetcher_svc.receivers.kiwisdr_refusals import REDIRECT_KEY, find_refusal
 from heimdall.common.v1.error_pb2 import ErrorReason
-from heimdall.errors import FieldViolation, HeimdallError, InvalidFieldsError
+from heimdall.errors import FieldViolation, HeimdallError, InvalidFieldsError, clip
 
 _NEEDED: Final = ("badp", "sample_rate", "audio_rate", "freq_offset")
+_USED: Final = (*_NEEDED, "bandwidth", "rf_attn", "version_maj", "version_min")
 _MIN_RATE_HZ: Final = 1e3
 _MAX_RATE_HZ: Final = 1e6
+_MAX_OFFSET_HZ: Final = 6e9
+_MAX_VERSION_BYTES: Final = 64
+_MAX_URL_CHARACTERS: Final = 256
 _OFFSET_TOLERANCE_HZ: Final = 0.5
 
 
@@ -63,12 +67,25 @@ class Setup:
             raise refusal
         if REDIRECT_KEY in pairs:
             raise RedirectError(_redirect_url(wire.decode(pairs[REDIRECT_KEY])))
-        self._pairs.update(pairs)
+        # The others are not kept: a station can think of any number of them.
+        self._pairs.update((key, pairs[key]) for key in _USED if key in pairs)
 
     @property
     def frequency_offset_hz(self) -> float:
-        """The offset that the station announced; 0 without one."""
-        return self._number("freq_offset") * 1e3
+        """The offset that the station announced; 0 without one.
+
+        Raises:
+            HeimdallError: If no converter can have it.
+        """
+        offset_hz = self._number("freq_offset") * 1e3
+        if abs(offset_hz) > _MAX_OFFSET_HZ:
+            raise HeimdallError(
+                ErrorReason.ERROR_REASON_UPSTREAM_PROTOCOL_ERROR,
+                f"the station announces a frequency offset of {offset_hz:g} Hz; "
+                f"-{_MAX_OFFSET_HZ:g} to {_MAX_OFFSET_HZ:g} Hz was expected",
+                metadata={"frequency_offset_hz": offset_hz},
+            )
+        return offset_hz
 
     @property
     def dial_hz(self) -> float:
@@ -103,15 +120,7 @@ class Setup:
         Raises:
             HeimdallError: If no KiwiSDR can have it.
         """
-        rate_hz = self._number("sample_rate")
-        if not _MIN_RATE_HZ <= rate_hz <= _MAX_RATE_HZ:
-            raise HeimdallError(
-                ErrorReason.ERROR_REASON_UPSTREAM_PROTOCOL_ERROR,
-                f"the station announces a sample rate of {rate_hz:g} Hz; "
-                f"{_MIN_RATE_HZ:g} to {_MAX_RATE_HZ:g} Hz was expected",
-                metadata={"sample_rate_hz": rate_hz},
-            )
-        return rate_hz
+        return self._rate_hz("sample_rate")
 
     @property
     def passband_hz(self) -> tuple[float, float]:
@@ -142,7 +151,7 @@ class Setup:
         gain_db = self._tuning.gain_db
         return wire.setup_commands(
             user_name=user_name,
-            audio_rate_hz=round(self._number("audio_rate")),
+            audio_rate_hz=round(self._rate_hz("audio_rate")),
             dial_hz=self.dial_hz,
             passband_low_hz=low_hz,
             passband_high_hz=high_hz,
@@ -166,9 +175,19 @@ class Setup:
             passband_low_hz=low_hz,
             passband_high_hz=high_hz,
             attenuation_db=self._number("rf_attn") if "rf_attn" in self._pairs else None,
-            server_version=f"KiwiSDR_v{major}.{minor}" if major and minor else "",
+            server_version=clip(f"KiwiSDR_v{major}.{minor}", _MAX_VERSION_BYTES) if major and minor else "",
             frame_sample_count=wire.FRAME_SAMPLE_COUNT,
         )
+
+    def _rate_hz(self, key: str) -> float:
+        rate_hz = self._number(key)
+        if not _MIN_RATE_HZ <= rate_hz <= _MAX_RATE_HZ:
+            raise HeimdallError(
+                ErrorReason.ERROR_REASON_UPSTREAM_PROTOCOL_ERROR,
+                f"the station announces {key}={rate_hz:g} Hz; {_MIN_RATE_HZ:g} to {_MAX_RATE_HZ:g} Hz was expected",
+                metadata={f"{key}_hz": rate_hz},
+            )
+        return rate_hz
 
     def _number(self, key: str) -> float:
         try:
@@ -183,11 +202,16 @@ class Setup:
 
 
 def _redirect_url(text: str) -> str:
-    parts = urlsplit(text)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
+    try:
+        parts = urlsplit(text)
+        usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+        (parts.hostname or "").encode("idna")
+    except ValueError:
+        usable = False
+    if not usable or len(text) > _MAX_URL_CHARACTERS or " " in text or not text.isprintable():
         raise HeimdallError(
             ErrorReason.ERROR_REASON_UPSTREAM_PROTOCOL_ERROR,
-            f"the station redirects to {text!r}; http://host:port was expected",
-            metadata={"redirect": text},
+            f"the station redirects to {wire.shown(repr(text))}; http://host:port was expected",
+            metadata={"redirect": wire.shown(text)},
         )
     return f"{parts.scheme}://{parts.netloc}"

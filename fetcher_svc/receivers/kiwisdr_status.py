@@ -15,6 +15,7 @@ from heimdall.errors import HeimdallError
 
 STATUS_LIMIT_S: Final = 5.0
 _MAX_STATUS_BYTES: Final = 256 * 1024
+_MAX_INTEGER: Final = (1 << 31) - 1
 
 
 async def read_status(session: aiohttp.ClientSession, base_url: str) -> Probe:
@@ -42,7 +43,8 @@ async def read_status(session: aiohttp.ClientSession, base_url: str) -> Probe:
             status = answer.status
     except TimeoutError:
         raise _unreachable(base_url, f"no answer within {STATUS_LIMIT_S:g} s") from None
-    except (aiohttp.ClientError, OSError) as error:
+    except (aiohttp.ClientError, OSError, UnicodeError) as error:
+        # A UnicodeError is a host name that can not be looked up; a redirect may hold one.
         raise _unreachable(base_url, cause_of(error)) from error
     if status == 404:
         raise HeimdallError(
@@ -97,8 +99,9 @@ def _number(pairs: dict[str, str], key: str) -> float | None:
 
 
 def _integer(pairs: dict[str, str], key: str) -> int | None:
+    """Returns a whole number of the page; None if it is absent or none that the contract can carry."""
     number = _number(pairs, key)
-    return None if number is None else int(number)
+    return None if number is None or not abs(number) <= _MAX_INTEGER else int(number)
 
 
 def _unreachable(base_url: str, cause: str) -> HeimdallError:

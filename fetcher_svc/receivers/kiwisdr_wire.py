@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from typing import Final
 from urllib.parse import quote, unquote
 
+from heimdall.errors import clip
+
 HEADER_BYTE_COUNT: Final = 20
 """Tag, flags, sequence, S-meter and the ten GNSS bytes of an IQ frame."""
 FRAME_SAMPLE_COUNT: Final = 512
@@ -26,6 +28,8 @@ _LEVEL: Final = struct.Struct(">H")
 _GNSS: Final = struct.Struct("<BBII")
 _POSITION: Final = re.compile(r"\(\s*(-?[0-9.]+)\s*,\s*(-?[0-9.]+)\s*\)")
 _WEEK_S: Final = 604_800
+_SHOWN_BYTES: Final = 256
+"""Most bytes of what a station said that an error repeats."""
 
 
 class WireError(ValueError):
@@ -119,14 +123,15 @@ def parse_status(text: str) -> dict[str, str]:
 
 
 def parse_position(text: str) -> tuple[float, float] | None:
-    """Returns latitude and longitude in degrees from "(lat, lon)"; None if it reads otherwise."""
+    """Returns latitude and longitude in degrees from "(lat, lon)"; None if it reads otherwise or is nowhere."""
     match = _POSITION.search(text)
     if match is None:
         return None
     try:
-        return float(match[1]), float(match[2])
+        latitude_deg, longitude_deg = float(match[1]), float(match[2])
     except ValueError:
         return None
+    return (latitude_deg, longitude_deg) if abs(latitude_deg) <= 90 and abs(longitude_deg) <= 180 else None
 
 
 def parse_number(pairs: Mapping[str, str | None], key: str) -> float | None:
@@ -141,15 +146,23 @@ def parse_number(pairs: Mapping[str, str | None], key: str) -> float | None:
     try:
         number = float(value)
     except ValueError as error:
-        raise WireError(f"{key}={value!r} is no number") from error
+        raise WireError(f"{shown(f'{key}={value!r}')} is no number") from error
     if not math.isfinite(number):
-        raise WireError(f"{key}={value!r} is not finite")
+        raise WireError(f"{shown(f'{key}={value!r}')} is not finite")
+    # Python also reads 1_000 and the digits of other scripts; no station writes so.
+    if not value.isascii() or "_" in value:
+        raise WireError(f"{shown(f'{key}={value!r}')} is no number")
     return number
 
 
 def decode(value: str | None) -> str:
     """Returns the text of a URL-encoded value, empty for None."""
     return unquote(value or "", errors="replace")
+
+
+def shown(text: str) -> str:
+    """Returns what a station said as an error may repeat it: a station can say megabytes."""
+    return clip(text, _SHOWN_BYTES)
 
 
 def auth_command(password: str) -> str:

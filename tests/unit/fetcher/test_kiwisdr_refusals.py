@@ -71,3 +71,12 @@ def test_actions_follow_the_notes() -> None:
     assert by_name["UPSTREAM_KICKED"].rest_s >= 30 * 60
     assert by_name["UPSTREAM_ADDRESS_LIMIT"].rest_s >= 86_400
     assert by_name["UPSTREAM_APP_LIMIT"].rest_s >= 600
+
+
+def test_a_long_reason_is_told_in_short() -> None:
+    """A failure is kept in outcomes and notices; a station may give a reason of 2 MB."""
+    refusal = find_refusal({"reason_disabled": "%41" * 500_000, "down": "0" * 500_000}, streaming=False)
+    assert refusal is not None
+    assert refusal.metadata["reason_disabled"] == "A" * 253 + "…"
+    assert refusal.metadata["message"].startswith("down=000")
+    assert refusal.to_detail().ByteSize() < 2000

@@ -117,6 +117,36 @@ def test_impossible_rate_is_refused(rate: bytes) -> None:
     assert caught.value.reason_name == "UPSTREAM_PROTOCOL_ERROR"
 
 
+@pytest.mark.parametrize("rate", [b"0", b"-12000", b"1e308"])
+def test_impossible_audio_rate_is_not_repeated_to_the_station(rate: bytes) -> None:
+    setup = set_up((RATE, LOGIN, VERSION, b"MSG audio_rate=" + rate))
+    with pytest.raises(HeimdallError, match=r"audio_rate=.* 1000 to 1e\+06 Hz was expected") as caught:
+        setup.commands("me")
+    assert caught.value.reason_name == "UPSTREAM_PROTOCOL_ERROR"
+
+
+@pytest.mark.parametrize("offset_khz", [b"-1e306", b"1e306", b"-6000001", b"6000001"])
+def test_impossible_offset_is_refused(offset_khz: bytes) -> None:
+    """In Hz 1e306 kHz are infinite, and the dial would read so."""
+    setup = set_up((RATE, LOGIN, AUDIO, b"MSG freq_offset=" + offset_khz))
+    with pytest.raises(HeimdallError, match=r"offset of .* -6e\+09 to 6e\+09 Hz was expected") as caught:
+        setup.commands("me")
+    assert caught.value.reason_name == "UPSTREAM_PROTOCOL_ERROR"
+
+
+def test_long_version_is_told_in_short() -> None:
+    setup = set_up((*ALL, b"MSG version_min=" + b"7" * 1_000_000))
+    assert setup.facts().server_version == "KiwiSDR_v1." + "7" * 50 + "…"
+
+
+def test_messages_that_nobody_needs_are_not_kept() -> None:
+    setup = set_up(tuple(b"MSG key%d=%s" % (number, b"x" * 10_000) for number in range(100)))
+    for message in ALL:
+        setup.take(message)
+    assert setup.complete
+    assert set(setup._pairs) == {"badp", "sample_rate", "audio_rate", "freq_offset", "version_maj", "version_min"}
+
+
 @pytest.mark.parametrize("data", [b"HELLO", b"SND\x08", b"MSG \xff\xfe=1"])
 def test_garbage_is_refused(data: bytes) -> None:
     with pytest.raises(HeimdallError) as caught:
@@ -130,10 +160,49 @@ def test_redirect_names_the_other_station() -> None:
     assert caught.value.url == "http://other.example:8073"
 
 
-@pytest.mark.parametrize("target", [b"ftp%3A%2F%2Fx", b"", b"%2Fpath"])
+@pytest.mark.parametrize(
+    "target",
+    [
+        b"ftp%3A%2F%2Fx",
+        b"",
+        b"%2Fpath",
+        b"http%3A%2F%2F%5B%3A%3A1",
+        b"http%3A%2F%2Fx%3A99999",
+        b"http%3A%2F%2Fx%3A0",
+        b"http%3A%2F%2Fa..b",
+        b"http%3A%2F%2Fa%0Ab",
+        b"http%3A%2F%2Fa%20b",
+        b"http%3A%2F%2F" + b"x." * 1000,
+    ],
+)
 def test_redirect_to_nowhere_is_refused(target: bytes) -> None:
-    with pytest.raises(HeimdallError, match="redirects to"):
+    with pytest.raises(HeimdallError, match=r"redirects to .* http://host:port was expected") as caught:
         set_up((b"MSG redirect=" + target,))
+    assert caught.value.reason_name == "UPSTREAM_PROTOCOL_ERROR"
+    assert len(caught.value.message) < 400
+
+
+@pytest.mark.parametrize("location", ["http://a..b:8073/", f"http://{'a' * 64}/"])
+async def test_http_redirect_to_a_host_that_can_not_be_is_unreachable(location: str) -> None:
+    """Python's resolver fails on such a name with an error of its own."""
+
+    async def answer(request: web.Request) -> web.Response:
+        return web.Response(status=301, headers={"Location": location})
+
+    application = web.Application()
+    application.router.add_get("/{path:.*}", answer)
+    async with TestServer(application) as server, open_session() as session:
+        receiver = KiwiReceiver(
+            config(url=str(server.make_url("/")).rstrip("/")),
+            "",
+            session=session,
+            stamp_rule=StampRule(),
+            user_name="me",
+        )
+        for attempt in (receiver.connect(Tuning(7.1e6, gain_db=50), _permit, SystemClock()), receiver.probe()):
+            with pytest.raises(HeimdallError, match="label") as caught:
+                await attempt
+            assert caught.value.reason_name == "UPSTREAM_UNREACHABLE"
 
 
 @pytest.mark.parametrize(
@@ -196,6 +265,15 @@ def test_status_page_that_says_little() -> None:
     assert probe.used_channel_count is None
     assert probe.gnss_stamps_enabled is None
     assert probe.latitude_deg is None
+
+
+def test_status_page_with_numbers_that_can_not_be() -> None:
+    page = {"status": "active", "users": "2147483648", "users_max": "-1e300", "gps_good": "1e999", "tdoa_ch": "9" * 400}
+    probe = to_probe({**page, "gps": f"({'9' * 400}, 7.29)", "asl": "600"}, 0.1)
+    assert (probe.used_channel_count, probe.channel_count, probe.gnss_satellite_count) == (None, None, None)
+    assert probe.gnss_stamps_enabled is None
+    assert probe.latitude_deg is None
+    assert probe.longitude_deg is None
 
 
 def test_page_of_something_else() -> None:

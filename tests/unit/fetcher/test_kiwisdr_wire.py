@@ -76,10 +76,16 @@ def test_message_that_is_no_text_is_refused() -> None:
         wire.parse_message(b"MSG \xff\xfe=1")
 
 
-@pytest.mark.parametrize("value", ["nan", "inf", "", "12k"])
+@pytest.mark.parametrize("value", ["nan", "inf", "1e999", "", "12k", "12_000", "١٢٠٠٠"])
 def test_number_that_is_none_is_refused(value: str) -> None:
     with pytest.raises(wire.WireError, match="sample_rate"):
         wire.parse_number({"sample_rate": value}, "sample_rate")
+
+
+def test_what_is_no_number_is_repeated_in_short() -> None:
+    with pytest.raises(wire.WireError, match=r"^rf_attn='xxx") as caught:
+        wire.parse_number({"rf_attn": "x" * 2_000_000}, "rf_attn")
+    assert len(str(caught.value)) < 300
 
 
 def test_number_that_is_absent_stays_absent() -> None:
@@ -93,7 +99,14 @@ def test_status_page_keeps_equals_signs_and_utf8() -> None:
 
 @pytest.mark.parametrize(
     ("text", "expected"),
-    [("(45.02, 7.29)", (45.02, 7.29)), ("(-33.5,-70)", (-33.5, -70.0)), ("", None), ("(1.2.3, 4)", None)],
+    [
+        ("(45.02, 7.29)", (45.02, 7.29)),
+        ("(-33.5,-70)", (-33.5, -70.0)),
+        ("", None),
+        ("(1.2.3, 4)", None),
+        ("(91, 4)", None),
+        ("(4, -181)", None),
+    ],
 )
 def test_position(text: str, expected: tuple[float, float] | None) -> None:
     assert wire.parse_position(text) == expected
