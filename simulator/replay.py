@@ -38,7 +38,7 @@ def date_frames(wav: KiwiWav) -> Recording:
     """Finds out when each frame of a file begins.
 
     Raises:
-        KiwiWavError: no frame of the file has a stamp.
+        KiwiWavError: no frame of the file has a stamp, or the stamps contradict each other.
     """
     stamp_ns = wav.gps_second.astype(np.int64) * NS_PER_S + wav.gps_nanosecond
     stamped = np.flatnonzero(stamp_ns)
@@ -55,6 +55,11 @@ def date_frames(wav: KiwiWav) -> Recording:
     deviation_ns = (stamp_ns[stamped] - line_ns[stamped] + WEEK_NS // 2) % WEEK_NS - WEEK_NS // 2
     fresh = np.abs(deviation_ns - np.median(deviation_ns)) < _STALE_NS
     dated = stamped[fresh]
+    if not dated.size:
+        raise KiwiWavError(
+            f"{wav.path}: its {stamped.size} stamps lie more than {_STALE_NS // NS_PER_S} s off any common line, "
+            "so nothing says which of them to send it by"
+        )
     # A frame without a usable stamp takes its date from the next one that has one, the last ones from before.
     anchor = dated[np.minimum(np.searchsorted(dated, np.arange(wav.frame_count)), dated.size - 1)]
     deviation_at = np.zeros(wav.frame_count, dtype=np.int64)

@@ -89,6 +89,13 @@ def test_file_without_stamps_cannot_be_replayed(tmp_path: Path) -> None:
         date_frames(read_kiwi_wav(write(tmp_path, group(0), group(0))))
 
 
+def test_stamps_that_share_no_line_are_refused(tmp_path: Path) -> None:
+    """Of two nothing tells the stale one."""
+    path = write(tmp_path, group(START_NS - 11_616 * NS_PER_S), group(START_NS))
+    with pytest.raises(KiwiWavError, match="its 2 stamps lie more than 60 s off any common line"):
+        date_frames(read_kiwi_wav(path))
+
+
 def test_one_shift_of_whole_seconds_starts_the_earliest_file_in_about_2_s(tmp_path: Path) -> None:
     early = date_frames(read_kiwi_wav(write(tmp_path, *(group(START_NS + n * STEP_NS) for n in range(4)))))
     late_ns = START_NS + 5 * NS_PER_S
