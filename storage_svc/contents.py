@@ -5,13 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from google.protobuf.message import DecodeError
+
 from heimdall.common.v1.acquisition_pb2 import AcquisitionSpec
 from heimdall.common.v1.error_pb2 import ErrorDetail
 from heimdall.common.v1.iq_pb2 import End, IqEvent, Segment, TimeSolution
 from heimdall.common.v1.receiver_pb2 import Receiver
+from heimdall.errors import HeimdallError
 from heimdall.storage.v1.storage_pb2 import WriteRecordingRequest
 from storage_svc.spool import journal
 from storage_svc.spool.journal import RecordKind
+from storage_svc.spool.progress import Progress
 from storage_svc.timing import announced_solution
 
 
@@ -44,6 +48,23 @@ class Contents:
                 return announced_solution(segment, event.block)
         return None
 
+    def check(self) -> None:
+        """Refuses what no recording can hold.
+
+        Raises:
+            ValueError: If an event does not start where the one before it ended, or has a value that can not be.
+        """
+        progress = Progress()
+        try:
+            for event in self.events:
+                size_bytes = event.block.sample_count * progress.sample_bytes
+                progress.check_stored(event, size_bytes, self.receiver.receiver_id)
+                progress.apply(event)
+            if self.time_solution is not None:
+                progress.check_time_solution(self.time_solution, "time_solution")
+        except HeimdallError as error:
+            raise ValueError(f"at sample {progress.next_index}: {error.message}") from error
+
 
 def read_journal(path: Path) -> Contents:
     """Returns what the journal of a spooled recording vouches for. Blocks: runs in a thread.
@@ -53,9 +74,20 @@ def read_journal(path: Path) -> Contents:
 
     Raises:
         OSError: If it can not be read.
+        ValueError: If its checksums hold and its records are none of a recording.
     """
+    content = path.read_bytes()
+    try:
+        contents = _read_records(content)
+    except DecodeError as error:
+        raise ValueError(f"a record holds no message of its kind: {error}") from error
+    contents.check()
+    return contents
+
+
+def _read_records(content: bytes) -> Contents:
     contents = Contents()
-    for record in journal.read_records(path.read_bytes()):
+    for record in journal.read_records(content):
         if record.kind is RecordKind.OPEN:
             opening = WriteRecordingRequest.Open.FromString(journal.decode_open(record.payload)[1])
             if not contents.receiver.receiver_id:

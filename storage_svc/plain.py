@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from contextlib import suppress
 from typing import Any, TypeVar
 
 from google.protobuf import json_format
@@ -17,7 +18,8 @@ M = TypeVar("M", bound=Message)
 def to_plain(message: Message) -> dict[str, Any]:
     """Returns a message as JSON values under its field names; enums by name, 64-bit integers as numbers.
 
-    This differs from protobuf JSON in the integers only, so protobuf's own parser reads it back.
+    This differs from protobuf JSON in the integers only, so protobuf's own parser reads it back. A time or length
+    outside the range that protobuf gives it has no JSON and is left out.
     """
     plain: dict[str, Any] = {}
     for field, value in message.ListFields():
@@ -25,6 +27,10 @@ def to_plain(message: Message) -> dict[str, Any]:
             plain[field.name] = {str(key): _value(field.message_type.fields[1], item) for key, item in value.items()}
         elif field.is_repeated:
             plain[field.name] = [_value(field, item) for item in value]
+        elif isinstance(value, (Timestamp, Duration)):
+            # A caller's spec or a notice may hold nonsense; the recording is stored all the same.
+            with suppress(ValueError):
+                plain[field.name] = value.ToJsonString()
         else:
             plain[field.name] = _value(field, value)
     return plain
@@ -40,13 +46,12 @@ def from_plain(plain: object, kind: type[M]) -> M:
         raise ValueError(f"is {type(plain).__name__}, must be a JSON object with the fields of {kind.__name__}")
     try:
         return json_format.ParseDict(plain, kind(), ignore_unknown_fields=True)
-    except json_format.ParseError as error:
+    except (json_format.ParseError, OverflowError) as error:
+        # The parser lets the overflow of an integer that no floating point number can hold through.
         raise ValueError(str(error)) from error
 
 
 def _value(field: FieldDescriptor, value: Any) -> Any:
-    if isinstance(value, (Timestamp, Duration)):
-        return value.ToJsonString()
     if isinstance(value, Message):
         return to_plain(value)
     if field.enum_type is not None:

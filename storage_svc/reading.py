@@ -74,6 +74,8 @@ class Reader:
         except FileNotFoundError:
             # It was settled at this moment.
             return None
+        except ValueError as error:
+            raise _damaged(key, f"its journal can not be read: {error}") from error
 
     async def _stored_contents(self, key: RecordingKey, recording: Recording) -> Contents:
         if not recording.meta_object_key:

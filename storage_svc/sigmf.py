@@ -10,10 +10,13 @@ import hashlib
 import itertools
 import json
 import math
+from collections import deque
 from collections.abc import Iterable, Mapping
 from importlib import metadata
 from types import MappingProxyType
-from typing import Any, Final
+from typing import Any, Final, TypeVar
+
+from google.protobuf.message import Message
 
 from heimdall.common.v1.acquisition_pb2 import AcquisitionSpec
 from heimdall.common.v1.error_pb2 import ErrorDetail
@@ -23,6 +26,9 @@ from heimdall.common.v1.recording_pb2 import Recording
 from storage_svc.contents import Contents
 from storage_svc.plain import from_plain, to_plain
 from storage_svc.timing import unix_ns_at, utc_text
+
+T = TypeVar("T")
+M = TypeVar("M", bound=Message)
 
 SIGMF_VERSION: Final = "1.2.5"
 EXTENSION_VERSION: Final = "1.0.0"
@@ -100,31 +106,60 @@ def parse_meta(content: bytes) -> Contents:
         ValueError: If the text is not such metadata; says which key is wrong.
     """
     try:
-        meta: Any = json.loads(content)
-        head = meta["global"]
-        segments = [from_plain(plain, Segment) for plain in head["heimdall:segments"]]
-        spans: list[tuple[int, IqEvent]] = []
-        for capture in meta["captures"]:
-            spans += _blocks(capture["heimdall:blocks"], capture["heimdall:stamps"])
-        for annotation in meta["annotations"]:
-            if "heimdall:gap" in annotation:
-                gap = from_plain(annotation["heimdall:gap"], Gap)
-                spans.append((gap.first_lost_index, IqEvent(gap=gap)))
-        end = from_plain(head["heimdall:end"], End)
-        return Contents(
-            receiver=from_plain(head["heimdall:receiver"], Receiver),
-            spec=from_plain(head["heimdall:spec"], AcquisitionSpec),
-            events=_interleave(segments, sorted(spans, key=lambda span: span[0])),
-            notices=[from_plain(plain, ErrorDetail) for plain in head["heimdall:notices"]],
-            time_solution=(
-                from_plain(head["heimdall:time_solution"], TimeSolution) if "heimdall:time_solution" in head else None
-            ),
-            end=end,
-        )
-    except KeyError as error:
-        raise ValueError(f"the metadata lacks {error.args[0]}") from error
-    except (AttributeError, TypeError) as error:
-        raise ValueError(f"the metadata has a value of the wrong type: {error}") from error
+        meta: object = json.loads(content)
+        if b"\\u" in content:
+            # A half of a surrogate pair is a string to JSON and no text to protobuf, whose parser fails badly on it.
+            json.dumps(meta, ensure_ascii=False).encode()
+    except RecursionError as error:
+        raise ValueError("the metadata is nested too deeply") from error
+    head = _member(meta, "global", dict)
+    spans: list[tuple[int, IqEvent]] = []
+    for capture in _member(meta, "captures", list):
+        spans += _blocks(_member(capture, "heimdall:blocks", list), _member(capture, "heimdall:stamps", list))
+    for annotation in _member(meta, "annotations", list):
+        if isinstance(annotation, dict) and "heimdall:gap" in annotation:
+            gap = _message("heimdall:gap", annotation["heimdall:gap"], Gap)
+            spans.append((gap.first_lost_index, IqEvent(gap=gap)))
+    segments = _messages(head, "heimdall:segments", Segment)
+    contents = Contents(
+        receiver=_message("heimdall:receiver", _member(head, "heimdall:receiver", dict), Receiver),
+        spec=_message("heimdall:spec", _member(head, "heimdall:spec", dict), AcquisitionSpec),
+        events=_interleave(segments, sorted(spans, key=lambda span: span[0])),
+        notices=_messages(head, "heimdall:notices", ErrorDetail),
+        time_solution=(
+            _message("heimdall:time_solution", head["heimdall:time_solution"], TimeSolution)
+            if "heimdall:time_solution" in head
+            else None
+        ),
+        end=_message("heimdall:end", _member(head, "heimdall:end", dict), End),
+    )
+    contents.check()
+    return contents
+
+
+def _member(parent: object, key: str, kind: type[T]) -> T:
+    """Returns a member of a JSON object, which must be there and of one type.
+
+    Raises:
+        ValueError: If it is not.
+    """
+    if not isinstance(parent, dict) or key not in parent:
+        raise ValueError(f"the metadata lacks {key}")
+    value = parent[key]
+    if not isinstance(value, kind):
+        raise ValueError(f"{key} is {type(value).__name__}, must be {kind.__name__}")
+    return value
+
+
+def _message(key: str, plain: object, kind: type[M]) -> M:
+    try:
+        return from_plain(plain, kind)
+    except ValueError as error:
+        raise ValueError(f"{key}: {error}") from error
+
+
+def _messages(head: dict[str, Any], key: str, kind: type[M]) -> list[M]:
+    return [_message(key, plain, kind) for plain in _member(head, key, list)]
 
 
 def _global(recording: Recording, contents: Contents) -> dict[str, Any]:
@@ -246,25 +281,41 @@ def _overload_annotation(sample_start: int, block: Block) -> dict[str, Any]:
     }
 
 
-def _blocks(blocks: list[list[int]], stamps: list[list[int]]) -> list[tuple[int, IqEvent]]:
-    """Returns the blocks of one capture, each with its own stamps."""
-    spans = []
-    rest = iter(stamps)
-    stamp = next(rest, None)
-    for index, sample_count, unix_ns, overload in blocks:
-        event = IqEvent(
-            block=Block(
+def _blocks(blocks: list[object], stamps: list[object]) -> list[tuple[int, IqEvent]]:
+    """Returns the blocks of one capture, each with its own stamps.
+
+    Raises:
+        ValueError: If a row is not written as `_add_block` does, or a stamp lies behind every block.
+    """
+    spans: list[tuple[int, IqEvent]] = []
+    waiting = deque(_rows("heimdall:stamps", stamps, 3))
+    for index, sample_count, unix_ns, overload in _rows("heimdall:blocks", blocks, 4):
+        own: list[list[int]] = []
+        while waiting and waiting[0][0] < index + sample_count:
+            own.append(waiting.popleft())
+        try:
+            block = Block(
                 first_sample_index=index,
                 first_sample_unix_ns=unix_ns,
                 sample_count=sample_count,
+                stamps=[Stamp(sample_index=place, unix_ns=time_ns, age_s=age_s) for place, time_ns, age_s in own],
                 overload=bool(overload),
             )
-        )
-        while stamp is not None and stamp[0] < index + sample_count:
-            event.block.stamps.append(Stamp(sample_index=stamp[0], unix_ns=stamp[1], age_s=stamp[2]))
-            stamp = next(rest, None)
-        spans.append((index, event))
+        except ValueError as error:
+            raise ValueError(f"heimdall:blocks or heimdall:stamps around sample {index}: {error}") from error
+        spans.append((index, IqEvent(block=block)))
+    if waiting:
+        raise ValueError(f"heimdall:stamps has one of sample {waiting[0][0]}, which lies behind every block")
     return spans
+
+
+def _rows(key: str, rows: list[object], width: int) -> list[list[int]]:
+    checked: list[list[int]] = []
+    for number, row in enumerate(rows):
+        if not isinstance(row, list) or [type(value) for value in row] != [int] * width:
+            raise ValueError(f"{key}[{number}] must be a list of {width} integers")
+        checked.append(row)
+    return checked
 
 
 def _interleave(segments: list[Segment], spans: list[tuple[int, IqEvent]]) -> list[IqEvent]:

@@ -220,7 +220,7 @@ def _begin(records: Sequence[journal.JournalRecord], size_bytes: int) -> Recover
     """Returns what the first record says, and the last if it closes the journal.
 
     Raises:
-        SpoolUnreadableError: If one of them is no message, whatever its checksum says.
+        SpoolUnreadableError: If one of them is no message, whatever its checksum says, or they contradict each other.
     """
     try:
         open_unix_ns, message = journal.decode_open(records[0].payload)
@@ -228,10 +228,29 @@ def _begin(records: Sequence[journal.JournalRecord], size_bytes: int) -> Recover
         finished = None
         if records[-1].kind is RecordKind.FINISH:
             # The samples are vouched for by the SHA-512 in the recording, and may be in the object store already.
-            finished = Recording.FromString(journal.decode_finish(records[-1].payload)[0])
+            finished = _read_finish(records[-1], opening)
     except DecodeError as error:
         raise SpoolUnreadableError(f"its journal holds what is no message: {error}") from error
+    except ValueError as error:
+        raise SpoolUnreadableError(f"its journal contradicts itself: {error}") from error
     return RecoveredSpool(None, opening, open_unix_ns, opening.writer_epoch, Progress(), finished, size_bytes, 0)
+
+
+def _read_finish(record: journal.JournalRecord, opening: WriteRecordingRequest.Open) -> Recording:
+    """Returns the finished recording.
+
+    Raises:
+        DecodeError: If the recording or its end is no message.
+        ValueError: If the record is too short for them, or finishes another recording than was opened.
+    """
+    message, end = journal.decode_finish(record.payload)
+    recording = Recording.FromString(message)
+    End.FromString(end)
+    finished = recording.receiver_id, recording.acquisition_id
+    opened = opening.receiver.receiver_id, opening.acquisition_id
+    if finished != opened:
+        raise ValueError(f"it opens {' in '.join(opened)} and finishes {' in '.join(finished)}")
+    return recording
 
 
 def _take(record: journal.JournalRecord, recovered: RecoveredSpool, files: SpoolFiles) -> bool:
@@ -245,7 +264,7 @@ def _take(record: journal.JournalRecord, recovered: RecoveredSpool, files: Spool
         event = IqEvent.FromString(message)
         size_bytes = event.block.sample_count * recovered.progress.sample_bytes
         samples = files.read_samples(min(size_bytes, MAX_BLOCK_BYTES)) if size_bytes > 0 else b""
-        recovered.progress.check(event, len(samples), recovered.opening.receiver.receiver_id)
+        recovered.progress.check_stored(event, len(samples), recovered.opening.receiver.receiver_id)
     except (DecodeError, HeimdallError):
         # The checksum holds and the content contradicts what came before it.
         return False

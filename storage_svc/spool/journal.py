@@ -78,14 +78,20 @@ def decode_event(payload: bytes) -> tuple[int, bytes]:
 
 
 def decode_finish(payload: bytes) -> tuple[bytes, bytes]:
-    """Returns the serialised Recording and End."""
+    """Returns the serialised Recording and End.
+
+    Raises:
+        ValueError: If the Recording would be longer than the payload.
+    """
     start = _RECORDING_SIZE.size
     size = _RECORDING_SIZE.unpack_from(payload)[0]
+    if start + size > len(payload):
+        raise ValueError(f"a finish record states a Recording of {size} bytes and has {len(payload) - start} after it")
     return payload[start : start + size], payload[start + size :]
 
 
 def read_records(content: bytes) -> Iterator[JournalRecord]:
-    """Yields the records of a journal up to the first that is torn or corrupt.
+    """Yields the records of a journal up to the first that is torn or corrupt, or that finishes the recording.
 
     Args:
         content: The whole journal.
@@ -100,6 +106,8 @@ def read_records(content: bytes) -> Iterator[JournalRecord]:
         if google_crc32c.value(content[start - 1 : end]) != crc32c or not _is_complete(kind, length):
             return
         yield JournalRecord(RecordKind(kind), content[start:end], end)
+        if kind == RecordKind.FINISH:
+            return
         offset = end
 
 

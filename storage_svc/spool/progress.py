@@ -117,6 +117,22 @@ class Progress:
         elif kind is None:
             raise InvalidFieldsError([FieldViolation("event", "is empty; set one of segment, block, gap, status")])
 
+    def check_stored(self, event: IqEvent, samples_size_bytes: int, receiver_id: str) -> None:
+        """Refuses an event that can not have been stored next; arguments as of `check`.
+
+        Raises:
+            HeimdallError: As `check`, and for what a writer may send and nobody keeps.
+        """
+        self.check(event, samples_size_bytes, receiver_id)
+        if event.HasField("heartbeat"):
+            text = "is kept by nobody; segments, blocks, gaps and statuses are stored"
+            raise BadFieldError(ErrorReason.ERROR_REASON_UNEXPECTED_MESSAGE, "event.heartbeat", text)
+        if event.block.samples:
+            text = f"has {len(event.block.samples)} bytes; samples are stored apart from their block"
+            raise InvalidFieldsError([FieldViolation("event.block.samples", text)])
+        if event.HasField("segment"):
+            self._check_index("event.segment.first_sample_index", event.segment.first_sample_index)
+
     def apply(self, event: IqEvent) -> None:
         """Takes in an event that `check` let pass."""
         kind = event.WhichOneof("event")

@@ -22,10 +22,12 @@ from heimdall.runtime.channel import open_channel
 from heimdall.runtime.server import running_server
 from heimdall.storage.v1 import storage_pb2 as pb
 from storage_svc.definition import FULL_NAME, define
+from storage_svc.spool.journal import encode_event
 from tests.integration.storage.support import (
     BLOCK,
     RATE_HZ,
     WINDOW_START_UNIX_NS,
+    Writer,
     block,
     end_at,
     gap,
@@ -181,6 +183,22 @@ async def test_damaged_samples_are_noticed(stub: StorageServiceAsyncStub, damage
     with pytest.raises(HeimdallError) as caught:
         await read(stub)
     assert caught.value.reason == ErrorReason.ERROR_REASON_CHECKSUM_MISMATCH
+
+
+async def test_journal_that_says_nonsense_is_a_damaged_recording(stub: StorageServiceAsyncStub, tmp_path: Path) -> None:
+    async with Writer(stub) as writer:
+        await writer.open()
+        await writer.send(segment(), block(0))
+        await writer.acknowledged_up_to(BLOCK)
+        append(tmp_path / "spool" / "task-1" / "rx-1" / "journal", encode_event(0, gap(0, 1).SerializeToString()))
+        with pytest.raises(HeimdallError, match=f"its journal can not be read: at sample {BLOCK}: ") as caught:
+            await read(stub)
+    assert caught.value.reason == ErrorReason.ERROR_REASON_CHECKSUM_MISMATCH
+
+
+def append(path: Path, content: bytes) -> None:
+    with open(path, "ab") as file:
+        file.write(content)
 
 
 def spoil(meta: Path, damage: str) -> None:

@@ -69,3 +69,15 @@ def test_every_beginning_of_a_record_is_torn_and_no_changed_record_is() -> None:
         changed = bytearray(record)
         changed[place // 8] ^= 1 << place % 8
         assert not journal.is_torn(bytes(changed))
+
+
+def test_nothing_is_read_behind_the_finish() -> None:
+    content = journal.encode_open(7, b"o") + journal.encode_finish(b"rr", b"end")
+    records = list(journal.read_records(content + journal.encode_event(9, b"e")))
+    assert [record.kind for record in records] == [RecordKind.OPEN, RecordKind.FINISH]
+    assert records[-1].end_offset == len(content)
+
+
+def test_finish_that_is_shorter_than_its_recording_is_refused() -> None:
+    with pytest.raises(ValueError, match="states a Recording of 1000 bytes and has 3 after it"):
+        journal.decode_finish(struct.pack("<I", 1000) + b"abc")

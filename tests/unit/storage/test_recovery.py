@@ -5,13 +5,18 @@ from __future__ import annotations
 import hashlib
 import random
 import shutil
+import struct
 from pathlib import Path
 
+import google_crc32c
 import pytest
 
-from heimdall.common.v1.iq_pb2 import IqEvent
+from heimdall.common.v1.iq_pb2 import Heartbeat, IqEvent
+from heimdall.common.v1.recording_pb2 import Recording
+from storage_svc.contents import read_journal
 from storage_svc.spool import SpoolUnreadableError, files, journal
 from storage_svc.spool.files import AcceptedEvent, SpoolFiles
+from storage_svc.spool.journal import RecordKind
 from tests.integration.storage.support import BLOCK, block, gap, opening, sample_bytes, segment
 
 
@@ -187,3 +192,73 @@ def test_random_damage_never_stops_recovery_and_never_invents_or_loses_samples(f
             shutil.rmtree(found.kept_aside)
     assert kept_count > 50
     assert unreadable_count > 10
+
+
+def finish_of(receiver_id: str) -> bytes:
+    recording = Recording(acquisition_id="task-1", receiver_id=receiver_id, sample_count=3 * BLOCK)
+    return journal.encode_finish(recording.SerializeToString(), b"")
+
+
+@pytest.mark.parametrize(
+    ("record", "text"),
+    [
+        (journal.encode_finish(b"\xff\xff", b""), "holds what is no message"),
+        (journal.encode_finish(b"", b"\xff\xff"), "holds what is no message"),
+        (journal.encode(RecordKind.FINISH, struct.pack("<I", 9) + b"abc"), "states a Recording of 9 bytes and has 3"),
+        (finish_of("rx-2"), "opens rx-1 in task-1 and finishes rx-2 in task-1"),
+    ],
+)
+def test_finish_that_nobody_writes_leaves_all_as_it_is(folder: Path, record: bytes, text: str) -> None:
+    """Its checksum holds, so it is no crash, and cutting it off would open a finished recording again."""
+    whole = (folder / "journal").read_bytes() + record
+    (folder / "journal").write_bytes(whole)
+    with pytest.raises(SpoolUnreadableError, match=text):
+        files.recover(folder)
+    assert (folder / "journal").read_bytes() == whole
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        journal.encode_event(0, b"\xff\xff"),
+        journal.encode_event(0, IqEvent(heartbeat=Heartbeat()).SerializeToString()),
+        journal.encode_event(0, segment(first_sample_index=5).SerializeToString()),
+        journal.encode_event(
+            google_crc32c.value(sample_bytes(3 * BLOCK + 10, 3)), block(3 * BLOCK + 10, 3).SerializeToString()
+        ),
+    ],
+)
+def test_event_that_nobody_writes_is_cut_off_and_kept(folder: Path, record: bytes) -> None:
+    """Its checksum holds, and still it can not be what a writer was acknowledged."""
+    whole = (folder / "journal").read_bytes()
+    (folder / "journal").write_bytes(whole + record)
+    samples = folder / "samples"
+    samples.write_bytes(samples.read_bytes() + sample_bytes(3 * BLOCK + 10, 3))
+    found = recovered(folder)
+    assert found.progress.next_index == 3 * BLOCK + 10
+    assert found.dropped_size_bytes == len(record) + 12
+    assert (folder / "journal").read_bytes() == whole
+    assert rest_of(found, "journal") == record
+
+
+def test_finished_recording_stays_finished_whatever_follows(folder: Path) -> None:
+    whole = (
+        (folder / "journal").read_bytes() + finish_of("rx-1") + journal.encode_event(0, gap(0, 1).SerializeToString())
+    )
+    (folder / "journal").write_bytes(whole)
+    found = recovered(folder)
+    assert found.files is None
+    assert found.finished is not None
+    assert found.finished.sample_count == 3 * BLOCK
+    assert (folder / "journal").read_bytes() == whole
+
+
+def test_journal_of_a_recording_that_can_not_be_is_refused(folder: Path) -> None:
+    whole = (folder / "journal").read_bytes()
+    assert len(read_journal(folder / "journal").events) == 5
+    (folder / "journal").write_bytes(whole + journal.encode_event(0, b"\xff\xff"))
+    with pytest.raises(ValueError, match="a record holds no message of its kind"):
+        read_journal(folder / "journal")
+    (folder / "journal").write_bytes(whole + journal.encode_event(0, gap(0, 1).SerializeToString()))
+    with pytest.raises(ValueError, match=r"at sample 9010: event.gap.first_lost_index: is 0, must be 9010"):
+        read_journal(folder / "journal")

@@ -179,10 +179,72 @@ def test_collection_verifies_and_notices_a_changed_member(tmp_path: Path) -> Non
         collection.verify_stream_hashes()
 
 
-@pytest.mark.parametrize("broken", [b"", b"[]", b'{"global":{}}', b'{"global":{"heimdall:segments":[5]}}', b"\xff"])
-def test_broken_metadata_is_a_value_error(broken: bytes) -> None:
-    with pytest.raises(ValueError, match=r"."):
+@pytest.mark.parametrize(
+    ("broken", "text"),
+    [
+        (b"", "Expecting value"),
+        (b"[]", "the metadata lacks global"),
+        (b'{"global":{}}', "the metadata lacks captures"),
+        (b'{"global":[]}', "global is list, must be dict"),
+        (b"\xff", "utf-8"),
+        (b"[" * 100_000, "the metadata is nested too deeply"),
+        (b"9" * 5000, "5000 digits"),
+        (rb'{"global":"\ud800"}', "surrogates not allowed"),
+    ],
+)
+def test_text_that_is_no_metadata_is_refused(broken: bytes, text: str) -> None:
+    with pytest.raises(ValueError, match=text):
         parse_meta(broken)
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "text"),
+    [
+        (
+            "global/heimdall:segments",
+            [5],
+            "heimdall:segments: is int, must be a JSON object with the fields of Segment",
+        ),
+        ("global/heimdall:segments/0/gain_db", 10**400, "heimdall:segments: int too large to convert to float"),
+        ("global/heimdall:segments/0/sample_format", 99, "at sample 0: .*sample_format: is 99, must be CI16_LE"),
+        ("global/heimdall:segments/0/sample_rate_hz", "Infinity", "sample_rate_hz: is inf, must be above 0"),
+        ("global/heimdall:segments/0/receiver_id", "rx-2", "receiver_id: is 'rx-2', must be that of open: 'rx-1'"),
+        ("global/heimdall:time_solution/sample_rate_hz", 0, "time_solution.sample_rate_hz: is 0.0, must be above 0"),
+        ("global/heimdall:spec/duration", "5", "heimdall:spec: .*duration"),
+        ("captures/0/heimdall:blocks/0", [0, 3000, 1], r"heimdall:blocks\[0\] must be a list of 4 integers"),
+        ("captures/0/heimdall:blocks/0/1", 3000.0, r"heimdall:blocks\[0\] must be a list of 4 integers"),
+        ("captures/0/heimdall:blocks/0/1", -3000, "sample_count: is -3000, must be 1 or more"),
+        ("captures/0/heimdall:blocks/0/0", 9, "first_sample_index: is 9, must be 10"),
+        ("captures/0/heimdall:blocks/0/2", 1 << 63, "heimdall:blocks or heimdall:stamps around sample 10: .*range"),
+        ("captures/0/heimdall:stamps/0", [], r"heimdall:stamps\[0\] must be a list of 3 integers"),
+        ("captures/0/heimdall:stamps/0/0", 9, r"stamps\[0\].sample_index: is 9, must ascend and lie inside the block"),
+        ("captures/1/heimdall:stamps/0/0", 10**6, "has one of sample 1000000, which lies behind every block"),
+        ("annotations/0/heimdall:gap/lost_sample_count", 9, "at sample 9: .*first_sample_index: is 10, must be 9"),
+    ],
+)
+def test_metadata_with_one_wrong_value_says_where(path: str, value: object, text: str) -> None:
+    """What a reader would stumble over later: holes, overlaps, and numbers that make no time."""
+    contents = made_contents(*losses(), fit=solution())
+    meta = json.loads(build_meta(made_recording(contents, b""), contents))
+    node, keys = meta, [int(part) if part.isdigit() else part for part in path.split("/")]
+    for key in keys[:-1]:
+        node = node[key]
+    node[keys[-1]] = value
+    with pytest.raises(ValueError, match=text):
+        parse_meta(json.dumps(meta).encode())
+
+
+def test_length_that_json_can_not_state_does_not_stop_a_recording() -> None:
+    """A caller's spec is only quoted; nonsense in it must not keep samples out of the object store."""
+    contents = made_contents(segment(), block(0, 100))
+    contents.spec.duration.seconds = 1 << 53
+    contents.notices[0].retry_delay.nanos = -1_000_000_000
+    again = parse_meta(build_meta(made_recording(contents, b""), contents))
+    assert not again.spec.HasField("duration")
+    assert not again.notices[0].HasField("retry_delay")
+    contents.spec.ClearField("duration")
+    contents.notices[0].ClearField("retry_delay")
+    assert again == contents
 
 
 def test_plain_values_are_what_protobuf_reads() -> None:
