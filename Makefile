@@ -34,6 +34,10 @@ $(VENV)/dev.stamp: pyproject.toml constraints.txt | $(BIN)/python
 	$(PIP) install --constraint constraints.txt --no-build-isolation --editable '.[dev]'
 	@touch $(VENV)/runtime.stamp $@
 
+$(VENV)/fuzz.stamp: $(VENV)/dev.stamp
+	$(PIP) install --constraint constraints.txt --no-build-isolation --editable '.[dev,fuzz]'
+	@touch $@
+
 .PHONY: demo
 demo: $(VENV)/runtime.stamp ## run the whole mesh against simulated receivers, once
 	$(BIN)/heimdall demo
@@ -49,6 +53,13 @@ test: $(VENV)/dev.stamp tools ## run every test but the faults, in random order,
 .PHONY: test-faults
 test-faults: $(VENV)/dev.stamp ## break receivers, services, network, disk and clocks under running acquisitions
 	$(BIN)/pytest --numprocesses=3 --timeout=240 tests/e2e/faults
+
+# Inputs for each target of `make fuzz`.
+FUZZ_RUNS ?= 1000000
+
+.PHONY: fuzz
+fuzz: $(VENV)/fuzz.stamp ## feed every parser with $FUZZ_RUNS broken inputs, a million by default
+	$(BIN)/python -m tests.fuzz.run --runs=$(FUZZ_RUNS) $(FUZZ_TARGETS)
 
 .PHONY: lint
 lint: $(VENV)/dev.stamp ## check style, types, contracts and import rules
