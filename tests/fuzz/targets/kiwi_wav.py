@@ -28,6 +28,8 @@ def fuzz_kiwi_wav(data: bytes) -> None:
         assert len(data) == len(_HEADER) + wav.frame_count * _FRAME_BYTES
         assert wav.samples.shape == (wav.frame_count, 2 * SAMPLES_PER_FRAME)
         assert len(wav.age_s) == len(wav.gps_second) == len(wav.gps_nanosecond) == wav.frame_count >= 1
+        assert int(wav.gps_second.max()) < 604_800
+        assert int(wav.gps_nanosecond.max()) < 10**9
         recording = date_frames(wav)
     except KiwiWavError as error:
         assert str(_PATH) in str(error)

@@ -30,6 +30,7 @@ from tests.fuzz.targets import recordings
 from tests.fuzz.targets.sigmf_meta import check_contents
 
 _LENGTH: Final = struct.Struct("<I")
+_HEADER: Final = struct.Struct("<IIB")
 _MAX_BYTES: Final = 8192
 _KEY: Final = RecordingKey(recordings.TASK_ID, recordings.RECEIVER_ID)
 
@@ -114,6 +115,7 @@ def _check_unfinished(folder: Path, found: files.RecoveredSpool, journal_content
     kept_journal, kept_samples = _content(folder)
     assert journal_content.startswith(kept_journal)
     assert samples.startswith(kept_samples)
+    _check_checksums(kept_journal, kept_samples)
     if found.kept_aside is not None:
         rest_of_journal, rest_of_samples = _content(found.kept_aside)
         assert (kept_journal + rest_of_journal, kept_samples + rest_of_samples) == (journal_content, samples)
@@ -137,6 +139,25 @@ def _check_unfinished(folder: Path, found: files.RecoveredSpool, journal_content
     assert sum(event.block.sample_count for event in contents.events) == progress.sample_count
     assert sum(event.gap.lost_sample_count for event in contents.events) == progress.lost_sample_count
     check_contents(contents, _snapshot(found, found.files))
+
+
+def _check_checksums(kept_journal: bytes, kept_samples: bytes) -> None:
+    """Every record and every block's samples have the checksum that is documented."""
+    place, offset, sample_bytes = 0, 0, 0
+    while place < len(kept_journal):
+        length, crc32c, kind = _HEADER.unpack_from(kept_journal, place)
+        place += _HEADER.size + length
+        payload = kept_journal[place - length : place]
+        assert recordings.crc32c(bytes((kind,)) + payload) == crc32c
+        if kind != RecordKind.EVENT:
+            continue
+        event = IqEvent.FromString(payload[_LENGTH.size :])
+        if event.HasField("segment"):
+            sample_bytes = SAMPLE_BYTES[event.segment.sample_format]
+        end = offset + event.block.sample_count * sample_bytes
+        assert recordings.crc32c(kept_samples[offset:end]) == _LENGTH.unpack_from(payload)[0]
+        offset = end
+    assert (place, offset) == (len(kept_journal), len(kept_samples))
 
 
 def _snapshot(found: files.RecoveredSpool, opened: files.SpoolFiles) -> Recording:
