@@ -10,6 +10,7 @@ from typing import Final
 
 import click
 
+from heimdall.runtime.logs import configure_logs
 from heimdall.runtime.settings import Settings, SettingsError, StorageSettings, load_settings
 from storage_svc.measurements import sqlite_schema
 
@@ -44,6 +45,7 @@ def main(config: Path | None) -> None:
     """Applies the migrations that the database lacks, and prints their names."""
     try:
         settings = load_settings(config)
+        configure_logs(settings.log, "migrate")
     except SettingsError as error:
         click.echo(f"error: {error}", err=True)
         sys.exit(2)

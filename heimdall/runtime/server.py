@@ -22,6 +22,7 @@ from heimdall.runtime.drain import Drain
 from heimdall.runtime.interceptors import CallGuard
 from heimdall.runtime.options import SERVER_OPTIONS
 from heimdall.runtime.settings import Settings
+from heimdall.runtime.vitals import logged_vitals
 
 _log = structlog.get_logger(__name__)
 
@@ -182,7 +183,10 @@ async def run_until_signal(definition: ServiceDefinition, settings: Settings) ->
     for number in _STOP_SIGNALS:
         loop.add_signal_handler(number, stop.set)
     try:
-        async with running_server(definition, settings, on_failure=stop.set):
+        async with (
+            logged_vitals(settings.log.vitals_interval_s),
+            running_server(definition, settings, on_failure=stop.set),
+        ):
             await stop.wait()
             _log.info("service_stopping")
     finally:

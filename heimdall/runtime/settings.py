@@ -46,6 +46,8 @@ class LogSettings(Section):
     """Least severity that is logged."""
     format: Literal["logfmt", "json"] = "logfmt"
     """One key=value line an event, or one JSON object."""
+    vitals_interval_s: Annotated[float, Ge(0), Le(86400)] = 0.0
+    """How often a service logs its memory, open files, threads and tasks as `event=vitals`; 0 for never."""
 
 
 class MeshSettings(Section):

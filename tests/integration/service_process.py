@@ -35,12 +35,19 @@ class ServiceProcess:
 
     async def address(self) -> str:
         """Waits until it listens and returns where."""
+        line = await self.line_of("service_started")
+        address = re.search(r"address=(\S+)", line)
+        assert address is not None, line
+        return address[1]
+
+    async def line_of(self, event: str) -> str:
+        """Waits for the next line of an event and returns it."""
         async with asyncio.timeout(START_S):
             while True:
                 line = await self._line()
-                assert line is not None, f"the service ended before it listened:\n{self.log}"
-                if started := re.search(r"event=service_started .*address=(\S+)", line):
-                    return started[1]
+                assert line is not None, f"the service ended before it logged {event}:\n{self.log}"
+                if f"event={event} " in line:
+                    return line
 
     async def ended(self) -> int:
         """Waits until it has ended and returns its exit status."""

@@ -10,13 +10,14 @@ from contextlib import suppress
 from pathlib import Path
 
 import grpc
+import psutil
 import pytest
 from grpc_health.v1 import health_pb2
 
 from heimdall.common.v1.iq_pb2 import Heartbeat, IqEvent
 from heimdall.dsp.v1.dsp_pb2 import ComputeSpectrumRequest, ProcessRequest
 from heimdall.dsp.v1.dsp_pb2_grpc import DspServiceStub
-from tests.integration.service_process import FULL_NAMES, ready_process, service_process
+from tests.integration.service_process import FULL_NAMES, START_S, ready_process, service_process
 
 _SERVICES = sorted(FULL_NAMES)
 _Status = health_pb2.HealthCheckResponse
@@ -62,6 +63,30 @@ async def test_sigterm_again_and_again_ends_a_service_with_0(name: str, tmp_path
             await asyncio.sleep(0.002)
         assert await service.ended() == 0, service.log
         assert "drained=true" in service.log
+
+
+async def test_vitals_are_those_of_the_process(tmp_path: Path) -> None:
+    variables = {"HEIMDALL_LOG_VITALS_INTERVAL_S": "0.05"}
+    async with service_process("dsp", tmp_path, variables) as service:
+        await service.address()
+        async with asyncio.timeout(START_S):
+            while not _is_seen(service.process.pid, await service.line_of("vitals")):
+                continue
+        service.process.send_signal(signal.SIGTERM)
+        assert await service.ended() == 0, service.log
+    assert "Traceback" not in service.log
+
+
+def _is_seen(pid: int, line: str) -> bool:
+    """Returns whether a line of vitals says what is seen of the process from outside, once it has come to rest."""
+    facts = {key: int(value) for key, _, value in (part.partition("=") for part in line.split()) if value.isdecimal()}
+    seen = psutil.Process(pid)
+    return (
+        # Looking at its own files a process has one more of them open.
+        facts["open_file_count"] - seen.num_fds() in {0, 1}
+        and facts["thread_count"] == seen.num_threads()
+        and facts["resident_bytes"] == pytest.approx(seen.memory_info().rss, rel=0.02)
+    )
 
 
 async def _status(call: grpc.aio.UnaryStreamCall[bytes, bytes]) -> int:
