@@ -86,6 +86,12 @@ breaking: $(VENV)/dev.stamp ## fail if the contracts break callers of main
 bench-pipeline: $(VENV)/dev.stamp ## measure the whole mesh
 	$(BIN)/python benchmarks/bench_pipeline.py
 
+SOAK_MINUTES ?= 13
+
+.PHONY: soak
+soak: $(VENV)/dev.stamp ## record for SOAK_MINUTES and fail if a service grows; SOAK_OPTIONS=--write-docs
+	$(BIN)/python -m benchmarks.soak --minutes $(SOAK_MINUTES) $(SOAK_OPTIONS)
+
 .PHONY: clean
 clean: ## remove the environment and every cache of this checkout
 	rm -rf $(VENV) build ./*.egg-info .mypy_cache .pytest_cache .ruff_cache .coverage .coverage.*

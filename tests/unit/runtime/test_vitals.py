@@ -88,13 +88,12 @@ async def test_an_interval_of_zero_logs_nothing() -> None:
 
 
 async def test_what_can_not_be_read_for_once_is_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
-    readings = iter([OSError(24, "Too many open files"), psutil.AccessDenied(pid=1), read_vitals()])
+    failures: list[Exception] = [OSError(24, "Too many open files"), psutil.AccessDenied(pid=1)]
 
     def read() -> vitals.Vitals:
-        reading = next(readings, None)
-        if isinstance(reading, Exception):
-            raise reading
-        return reading or read_vitals()
+        if failures:
+            raise failures.pop(0)
+        return read_vitals()
 
     monkeypatch.setattr(vitals, "read_vitals", read)
     async with _logged(0.01) as lines, asyncio.timeout(_WAIT_S):
