@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from dsp_svc.estimate.carrier import Averages, carrier_offset_hz, derotated_averages, join
+from dsp_svc.estimate.carrier import Averages, carrier_offset_hz, derotated_averages, join, thin
 from dsp_svc.estimate.measure import Numbers, Part, Plan, evaluate, measure_part, no_part
 from dsp_svc.estimate.offset import Tone, frequency_offset_hz
 from dsp_svc.estimate.result import Quantity, Reason
 from dsp_svc.estimate.snr import Band
 
-MAX_AVERAGES = 1 << 18
-"""Averages kept for the carrier of the whole stream; 8 MiB, which is more than four hours of windows of 1 s."""
+MAX_AVERAGES = 1024
+"""Averages kept for the carrier of the whole stream, 64 s of windows of 1 s; then they become longer, not more."""
 
 
 @dataclass(frozen=True)
@@ -39,8 +39,8 @@ class Meter:
         self._total = no_part(plan)
         self._window: Part | None = None
         self._line: Tone | Reason = Reason.NO_SAMPLES
-        self._averages: list[Averages] = []
-        self._average_count = 0
+        self._line_cycles = 0.0
+        self._averages: Averages | None = None
 
     def add(self, data: bytes | bytearray, first_index: int, passband: Band) -> None:
         """Measures an unbroken run of samples of the current window.
@@ -60,11 +60,14 @@ class Meter:
         # The whole stream is derotated by one line: the first that was found.
         if not isinstance(self._line, Tone):
             self._line = part.tone
-        if isinstance(self._line, Tone) and self._average_count < MAX_AVERAGES:
-            cycles = self._line.cycles_per_sample
-            averages = derotated_averages(samples, first_index, cycles, self._plan.sample_rate_hz)
-            self._averages.append(averages)
-            self._average_count += len(averages.sums)
+            if isinstance(part.tone, Tone):
+                self._line_cycles = part.tone.cycles_per_sample
+        if isinstance(self._line, Tone):
+            averages = derotated_averages(samples, first_index, self._line_cycles, self._plan.sample_rate_hz)
+            # Joined at once: as objects by themselves those of a second take as much again as their numbers.
+            self._averages = averages if self._averages is None else join([self._averages, averages])
+            if len(self._averages.sums) > MAX_AVERAGES:
+                self._averages, self._line_cycles = thin(self._averages, self._line_cycles, MAX_AVERAGES // 2)
 
     def end_window(self) -> None:
         """Forgets the current window; its samples stay in the sum of the stream."""
@@ -88,10 +91,9 @@ class Meter:
             passband: The band that every run's passband holds.
             sample_rate_hz: The final sample rate in Hz.
         """
-        if isinstance(self._line, Tone):
-            averages = join(self._averages)
-            offset = carrier_offset_hz(averages, self._line.cycles_per_sample, sample_rate_hz)
-        else:
+        if self._averages is None:
             offset = frequency_offset_hz(self._line, sample_rate_hz)
+        else:
+            offset = carrier_offset_hz(self._averages, self._line_cycles, sample_rate_hz)
         numbers = evaluate(self._total, self._plan, passband, sample_rate_hz)
         return StretchNumbers(self._total.sample_count, numbers, offset)

@@ -28,12 +28,12 @@ _METHOD = "line-coherent"
 
 @dataclass(frozen=True)
 class Averages:
-    """Sums of derotated samples over short stretches, none of which spans a loss."""
+    """Sums of derotated samples over short stretches."""
 
     sums: npt.NDArray[np.complex128]
     """The sum of x[n] exp(-j 2 pi f0 n) over each stretch, shape (stretch count,), complex128."""
     centres: npt.NDArray[np.float64]
-    """The mean sample index n of each stretch, shape (stretch count,), float64."""
+    """The mean sample index n of each stretch, growing, shape (stretch count,), float64."""
     counts: npt.NDArray[np.int64]
     """The samples in each stretch, shape (stretch count,), int64."""
 
@@ -44,7 +44,7 @@ def derotated_averages(samples: Samples, first_index: int, cycles_per_sample: fl
     Args:
         samples: Complex amplitudes without a loss between them, shape (n,), n > 0, complex64.
         first_index: The index of the first sample in the recording.
-        cycles_per_sample: The coarse frequency f0, the same for every run of a recording.
+        cycles_per_sample: The coarse frequency f0, the same for every run of a recording until `thin` betters it.
         sample_rate_hz: The sample rate in Hz, which sets the stretches: at most 0.1 s, at least 16 a run.
 
     Returns:
@@ -81,6 +81,34 @@ def join(runs: list[Averages]) -> Averages:
     )
 
 
+def thin(averages: Averages, cycles_per_sample: float, most: int) -> tuple[Averages, float]:
+    """Add up neighbouring averages so that a long recording is left with few.
+
+    The residual frequency v of all averages together is taken out first, a_k exp(-j 2 pi v n_k), so that a carrier
+    loses nothing when its averages become longer. Then those whose centres lie in one cell of the recording's index
+    become one. All cells are equally long: the longest average, or 2, 4, 8, ... times that.
+
+    Args:
+        averages: What `derotated_averages` gave for every run, or this function for the earlier ones; 2 or more.
+        cycles_per_sample: The coarse frequency f0 that was taken out of them.
+        most: The averages that may be left.
+
+    Returns:
+        The averages, and the frequency f0 + v that is now taken out of them and is to be taken out of further runs.
+    """
+    centres, counts = averages.centres, averages.counts
+    times, longest = centres - centres[0], float(np.max(counts))
+    residual = _climb(averages.sums, times, _coarse_peak(averages.sums, times, longest))
+    turned = averages.sums * np.exp(-2j * np.pi * ((residual * centres) % 1.0))
+    cell = longest
+    while len(starts := _firsts(np.floor(centres / cell))) > most:
+        cell *= 2.0
+    joined = np.add.reduceat(counts, starts)
+    middles = np.add.reduceat(counts * centres, starts) / joined
+    frequency = (cycles_per_sample + residual + 0.5) % 1.0 - 0.5
+    return Averages(np.add.reduceat(turned, starts), middles, joined), frequency
+
+
 def carrier_offset_hz(averages: Averages, cycles_per_sample: float, sample_rate_hz: float) -> Quantity:
     """Estimate the carrier's frequency from the phase of all averages together.
 
@@ -115,6 +143,11 @@ def carrier_offset_hz(averages: Averages, cycles_per_sample: float, sample_rate_
     sigma = math.sqrt(scatter / (2.0 * abs(amplitude) ** 2 * spread)) / (2.0 * math.pi)
     offset = (cycles_per_sample + residual + 0.5) % 1.0 - 0.5
     return Quantity.valid(offset * sample_rate_hz, sigma * sample_rate_hz, _METHOD)
+
+
+def _firsts(cells: npt.NDArray[np.float64]) -> npt.NDArray[np.intp]:
+    """Find where each run of equal numbers begins."""
+    return np.flatnonzero(np.concatenate(([True], cells[1:] != cells[:-1])))
 
 
 def _coarse_peak(sums: npt.NDArray[np.complex128], times: npt.NDArray[np.float64], longest: float) -> float:

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from dsp_svc.estimate.carrier import Averages, carrier_offset_hz, derotated_averages, join
+from dsp_svc.estimate.carrier import Averages, carrier_offset_hz, derotated_averages, join, thin
 from dsp_svc.estimate.result import Quantity, Reason
 
 RATE_HZ = 12_001.0843
@@ -25,6 +25,18 @@ def measure(samples: Any, runs: list[tuple[int, int]], coarse: float, places: li
 
 def seconds(first: int, count: int) -> list[tuple[int, int]]:
     return [(second * WINDOW, WINDOW) for second in range(first, first + count)]
+
+
+def long_carrier(rng: np.random.Generator, cycles: float, snr: float, runs: range) -> list[Averages]:
+    """Makes the averages of a carrier of amplitude 1 in white noise, 16 a run, without making its samples."""
+    found = []
+    for run in runs:
+        counts = np.full(16, 750)
+        centres = run * 12_000 + 750.0 * np.arange(16, dtype=np.float64) + 374.5
+        noise = rng.standard_normal(16) + 1j * rng.standard_normal(16)
+        sums = counts * np.sinc(750 * cycles) * np.exp(2j * np.pi * ((cycles * centres) % 1.0))
+        found.append(Averages(sums + noise * np.sqrt(counts / snr / 2.0), centres, counts))
+    return found
 
 
 def test_scatter_reaches_the_bound_over_a_gap(rng: np.random.Generator, white_noise: Make, tone: Make) -> None:
@@ -92,3 +104,36 @@ def test_every_sample_is_in_one_average(tone: Make, count: int) -> None:
 
 def test_averages_are_at_most_a_tenth_of_a_second(tone: Make) -> None:
     assert derotated_averages(tone(120_000, 0.1), 0, 0.1, 12_000.0).counts.max() <= 1_200
+
+
+@pytest.mark.parametrize("lost", [range(0), range(100, 400)], ids=["whole", "with a gap"])
+def test_ten_minutes_in_few_averages_reach_the_bound(rng: np.random.Generator, lost: range) -> None:
+    snr, most = 0.01, 512
+    seconds = [second for second in range(600) if second not in lost]
+    index = np.concatenate([second * 12_000 + np.arange(12_000.0) for second in seconds])
+    bound_hz = 12_000 * np.sqrt(1.0 / (2 * snr * np.sum((index - index.mean()) ** 2))) / (2 * np.pi)
+    errors, sigmas = [], []
+    for _ in range(20):
+        # So far off that averages of a second would hold nothing of it.
+        true_cycles, coarse = (3.0 + rng.uniform(-1, 1)) / 12_000, 0.0
+        kept = join(long_carrier(rng, true_cycles, snr, range(1)))
+        for second in seconds[1:]:
+            (run,) = long_carrier(rng, true_cycles - coarse, snr, range(second, second + 1))
+            kept = join([kept, run])
+            if len(kept.sums) > 2 * most:
+                kept, coarse = thin(kept, coarse, most)
+                assert most // 4 < len(kept.sums) <= most
+        assert kept.counts.sum() == 12_000 * len(seconds)
+        offset = carrier_offset_hz(kept, coarse, 12_000.0)
+        assert offset.value is not None
+        assert offset.sigma is not None
+        errors.append(offset.value - true_cycles * 12_000)
+        sigmas.append(offset.sigma)
+    assert 0.6 < np.sqrt(np.mean(np.square(errors))) / bound_hz < 1.5
+    assert 0.8 < np.median(sigmas) / bound_hz < 1.3
+
+
+def test_few_averages_of_noise_are_refused_as_many_are(rng: np.random.Generator) -> None:
+    noise = join(long_carrier(rng, 0.3, 0.01, range(600)))
+    assert carrier_offset_hz(noise, 0.0, RATE_HZ).reason is Reason.NOT_COHERENT
+    assert carrier_offset_hz(*thin(noise, 0.0, 256), RATE_HZ).reason is Reason.NOT_COHERENT
