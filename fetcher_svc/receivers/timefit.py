@@ -54,7 +54,8 @@ class TimeFit:
     """
 
     def __init__(self) -> None:
-        self._ring = np.empty((MAX_STAMP_COUNT, 4), dtype=np.int64)
+        # Filled, so that its memory is taken now and not in the course of the stream's first minutes.
+        self._ring = np.full((MAX_STAMP_COUNT, 4), 0, dtype=np.int64)
         self._count = 0
 
     def __len__(self) -> int:
