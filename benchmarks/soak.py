@@ -5,7 +5,8 @@ acquisition's window; from minute 2 to its end, a service may
 - rise by less than 1 MiB: no half-minute's median of resident memory lies higher above one of the 10 min before it;
 - have a slope below 1 MiB in 10 min: that of a straight line through all readings, the median of the slopes between any
   two of them (Theil and Sen);
-- not rise at all in open files and tasks.
+- not rise at all in open files and tasks, by the least of each half-minute: what calls take for their moments is no
+  growth.
 The acquisition has to succeed without a gap, with every sample of its window on disk.
 """
 

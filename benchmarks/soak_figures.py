@@ -17,7 +17,7 @@ SETTLED_MINUTE: Final = 2.0
 SPAN_MINUTES: Final = 10.0
 """The time in which a service may grow by so much and no more."""
 BIN_MINUTES: Final = 0.5
-"""Readings of this time are represented by their median."""
+"""Readings of this time are taken together."""
 _MIB: Final = 2**20
 
 Numbers: TypeAlias = npt.NDArray[np.float64]
@@ -44,12 +44,12 @@ class Level:
     """What became of a count."""
 
     last: int
-    """Its median in the last half-minute."""
-    rise: float
-    """Most by which the median of a half-minute lies above an earlier one, at most 10 min before."""
+    """Its least in the last half-minute."""
+    rise: int
+    """Most by which the least of a half-minute lies above an earlier one, at most 10 min before."""
 
     def __str__(self) -> str:
-        return f"{self.last} (+{self.rise:g})"
+        return f"{self.last} (+{self.rise})"
 
 
 @dataclass(frozen=True)
@@ -106,7 +106,8 @@ def evaluate(readings: Readings, end_minute: float) -> Figures:
     Raises:
         ValueError: If half a minute is without a reading, or there are not two of them.
     """
-    resident_mib = medians(readings.minutes, readings.resident_mib, end_minute)
+    parts = half_minutes(readings.minutes, readings.resident_mib, end_minute)
+    resident_mib = np.array([float(np.median(part)) for part in parts])
     measured = (readings.minutes >= SETTLED_MINUTE) & (readings.minutes < end_minute)
     line = theilslopes(readings.resident_mib[measured], readings.minutes[measured])
     return Figures(
@@ -120,8 +121,8 @@ def evaluate(readings: Readings, end_minute: float) -> Figures:
     )
 
 
-def medians(minutes: Numbers, values: Numbers, end_minute: float) -> Numbers:
-    """Returns the median of each whole half-minute from minute 2 to the end.
+def half_minutes(minutes: Numbers, values: Numbers, end_minute: float) -> list[Numbers]:
+    """Returns the values of each whole half-minute from minute 2 to the end.
 
     Args:
         minutes: When the values were read.
@@ -138,7 +139,7 @@ def medians(minutes: Numbers, values: Numbers, end_minute: float) -> Numbers:
     found = [values[bins == number] for number in range(bin_count)]
     if not all(len(part) for part in found):
         raise ValueError("half a minute is without vitals")
-    return np.array([np.median(part) for part in found])
+    return found
 
 
 def greatest_rise(levels: Numbers) -> float:
@@ -149,5 +150,6 @@ def greatest_rise(levels: Numbers) -> float:
 
 
 def _level(minutes: Numbers, counts: Numbers, end_minute: float) -> Level:
-    found = medians(minutes, counts, end_minute)
-    return Level(int(found[-1]), greatest_rise(found))
+    # What a call takes for its moment comes and goes; what leaks raises the least for good.
+    least = np.array([part.min() for part in half_minutes(minutes, counts, end_minute)])
+    return Level(int(least[-1]), int(greatest_rise(least)))

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from dsp_svc.estimate.carrier import Averages, carrier_offset_hz, derotated_averages, join, thin
+from dsp_svc.estimate.carrier import Carrier
 from dsp_svc.estimate.measure import Numbers, Part, Plan, evaluate, measure_part, no_part
 from dsp_svc.estimate.offset import Tone, frequency_offset_hz
 from dsp_svc.estimate.result import Quantity, Reason
 from dsp_svc.estimate.snr import Band
-
-MAX_AVERAGES = 1024
-"""Averages kept for the carrier of the whole stream, 64 s of windows of 1 s; then they become longer, not more."""
 
 
 @dataclass(frozen=True)
@@ -39,8 +36,7 @@ class Meter:
         self._total = no_part(plan)
         self._window: Part | None = None
         self._line: Tone | Reason = Reason.NO_SAMPLES
-        self._line_cycles = 0.0
-        self._averages: Averages | None = None
+        self._carrier: Carrier | None = None
 
     def add(self, data: bytes | bytearray, first_index: int, passband: Band) -> None:
         """Measures an unbroken run of samples of the current window.
@@ -58,16 +54,12 @@ class Meter:
         self._window = part if self._window is None else self._window + part
         self._total += part
         # The whole stream is derotated by one line: the first that was found.
-        if not isinstance(self._line, Tone):
+        if self._carrier is None:
             self._line = part.tone
             if isinstance(part.tone, Tone):
-                self._line_cycles = part.tone.cycles_per_sample
-        if isinstance(self._line, Tone):
-            averages = derotated_averages(samples, first_index, self._line_cycles, self._plan.sample_rate_hz)
-            # Joined at once: as objects by themselves those of a second take as much again as their numbers.
-            self._averages = averages if self._averages is None else join([self._averages, averages])
-            if len(self._averages.sums) > MAX_AVERAGES:
-                self._averages, self._line_cycles = thin(self._averages, self._line_cycles, MAX_AVERAGES // 2)
+                self._carrier = Carrier(part.tone.cycles_per_sample)
+        if self._carrier is not None:
+            self._carrier.add(samples, first_index, self._plan.sample_rate_hz)
 
     def end_window(self) -> None:
         """Forgets the current window; its samples stay in the sum of the stream."""
@@ -91,9 +83,9 @@ class Meter:
             passband: The band that every run's passband holds.
             sample_rate_hz: The final sample rate in Hz.
         """
-        if self._averages is None:
+        if self._carrier is None:
             offset = frequency_offset_hz(self._line, sample_rate_hz)
         else:
-            offset = carrier_offset_hz(self._averages, self._line_cycles, sample_rate_hz)
+            offset = self._carrier.offset_hz(sample_rate_hz)
         numbers = evaluate(self._total, self._plan, passband, sample_rate_hz)
         return StretchNumbers(self._total.sample_count, numbers, offset)

@@ -16,6 +16,8 @@ AVERAGE_S = 0.1
 """The longest stretch that is averaged before the coherent sum."""
 MIN_AVERAGES = 8
 """Fewer averages do not show whether the carrier was coherent."""
+MAX_AVERAGES = 1024
+"""Averages kept of one recording, 64 s of windows of 1 s; then they become longer, not more."""
 MIN_N_SNR_DB = 14.0
 """Below this integrated SNR of the coherent sum the carrier is not believed."""
 _MIN_AVERAGES_A_RUN = 16
@@ -36,6 +38,40 @@ class Averages:
     """The mean sample index n of each stretch, growing, shape (stretch count,), float64."""
     counts: npt.NDArray[np.int64]
     """The samples in each stretch, shape (stretch count,), int64."""
+
+
+class Carrier:
+    """One line over a whole recording, in memory that does not grow with it."""
+
+    def __init__(self, cycles_per_sample: float) -> None:
+        """Starts with nothing.
+
+        Args:
+            cycles_per_sample: The coarse frequency of the line.
+        """
+        self._cycles = cycles_per_sample
+        self._count = 0
+        # One table from first to last: arrays that grow by a little every second would leave holes everywhere.
+        self._sums = np.zeros(MAX_AVERAGES, dtype=np.complex128)
+        self._centres = np.zeros(MAX_AVERAGES, dtype=np.float64)
+        self._counts = np.zeros(MAX_AVERAGES, dtype=np.int64)
+
+    def add(self, samples: Samples, first_index: int, sample_rate_hz: float) -> None:
+        """Adds an unbroken run of samples; arguments as of `derotated_averages`."""
+        averages = derotated_averages(samples, first_index, self._cycles, sample_rate_hz)
+        if self._count + len(averages.sums) > MAX_AVERAGES:
+            averages, self._cycles = thin(join([self._kept(), averages]), self._cycles, MAX_AVERAGES // 2)
+            self._count = 0
+        new = slice(self._count, self._count + len(averages.sums))
+        self._sums[new], self._centres[new], self._counts[new] = averages.sums, averages.centres, averages.counts
+        self._count = new.stop
+
+    def offset_hz(self, sample_rate_hz: float) -> Quantity:
+        """Estimates the frequency from all that was added; arguments and result as of `carrier_offset_hz`."""
+        return carrier_offset_hz(self._kept(), self._cycles, sample_rate_hz)
+
+    def _kept(self) -> Averages:
+        return Averages(self._sums[: self._count], self._centres[: self._count], self._counts[: self._count])
 
 
 def derotated_averages(samples: Samples, first_index: int, cycles_per_sample: float, sample_rate_hz: float) -> Averages:
@@ -154,7 +190,8 @@ def _coarse_peak(sums: npt.NDArray[np.complex128], times: npt.NDArray[np.float64
     """Search v on a grid, with each average moved to the nearest of cells a quarter of an average apart."""
     cell = longest / _CELLS_AN_AVERAGE
     places = np.rint((times - times[0]) / cell).astype(np.int64)
-    length = scipy.fft.next_fast_len(_PADDING * (int(places[-1]) + 1))
+    # A power of two, since the library keeps what it needs for the latest lengths, and here each would be another.
+    length = 1 << (_PADDING * (int(places[-1]) + 1) - 1).bit_length()
     cells = np.zeros(length, dtype=np.complex128)
     np.add.at(cells, places, sums)
     frequencies = scipy.fft.fftfreq(length, cell)
