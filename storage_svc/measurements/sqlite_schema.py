@@ -21,8 +21,8 @@ _log = structlog.get_logger(__name__)
 _BUSY_TIMEOUT_S = 5.0
 """How long a statement waits for a lock that somebody else holds, such as a backup."""
 _CACHE_KIB = 512
-"""Pages that a connection keeps: enough for the ends of the tables and indices, where rows are added. SQLite's own 2 MiB
-fill within minutes, and what is read besides is in the memory of the system."""
+"""Pages that a connection keeps: enough for the ends of the tables and indices, where rows are added. SQLite's own
+2 MiB fill within minutes, and what is read besides is in the memory of the system."""
 
 _CHECK_BYTES: Final = 1024**3
 """Size up to which the whole file is looked at for damage at start, which takes seconds. In a larger one the windows,
