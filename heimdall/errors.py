@@ -142,10 +142,10 @@ class HeimdallError(Exception):
             retry_delay_s: Wait before a repeat; default: the reason's own.
             code: Only for a reason that this version does not know; every other has its own, in POLICIES.
         """
-        super().__init__(message)
+        self.message = _encodable(message)
+        super().__init__(self.message)
         self.reason = reason
-        self.message = message
-        self.metadata = {key: str(value) for key, value in (metadata or {}).items()}
+        self.metadata = {key: _encodable(str(value)) for key, value in (metadata or {}).items()}
         self.violations = tuple(violations)
         policy = ErrorPolicy(code, None) if code is not None and reason not in POLICIES else POLICIES[reason]
         self.code = policy.code
@@ -242,6 +242,11 @@ def clip(text: str, limit_bytes: int) -> str:
     if len(encoded) <= limit_bytes:
         return encoded.decode()
     return encoded[: limit_bytes - len("…".encode())].decode(errors="ignore") + "…"
+
+
+def _encodable(text: str) -> str:
+    """Returns a text that a message can hold: bytes of a peer that are no UTF-8 came as surrogates and become "?"."""
+    return text if text.isascii() else text.encode(errors="replace").decode()
 
 
 def reason_name(reason: ErrorReason.ValueType) -> str:

@@ -121,3 +121,12 @@ def test_details_that_contradict_the_code_are_not_believed() -> None:
 
 def _rpc_error(code: grpc.StatusCode, details: str, trailers: grpc.aio.Metadata | None = None) -> grpc.aio.AioRpcError:
     return grpc.aio.AioRpcError(code, grpc.aio.Metadata(), trailers or grpc.aio.Metadata(), details)
+
+
+def test_text_that_no_message_can_hold_is_told_all_the_same() -> None:
+    """A header of a peer that is no UTF-8 comes as a text with surrogates, which protobuf refuses."""
+    error = HeimdallError(
+        ErrorReason.ERROR_REASON_UPSTREAM_UNREACHABLE, "Süd\udcff is away", metadata={"url": "http://\udcff"}
+    )
+    detail = error.to_detail()
+    assert (detail.message, dict(detail.metadata)) == ("Süd? is away", {"url": "http://?"})

@@ -182,27 +182,31 @@ def test_redirect_to_nowhere_is_refused(target: bytes) -> None:
     assert len(caught.value.message) < 400
 
 
-@pytest.mark.parametrize("location", ["http://a..b:8073/", f"http://{'a' * 64}/"])
-async def test_http_redirect_to_a_host_that_can_not_be_is_unreachable(location: str) -> None:
-    """Python's resolver fails on such a name with an error of its own."""
+@pytest.mark.parametrize(
+    ("location", "text"),
+    [(b"http://a..b:8073/", "label"), (b"http://%s/" % (b"a" * 64), "label"), (b"http://\xff:1/", r"http://\?:1")],
+)
+async def test_http_redirect_to_a_host_that_can_not_be_is_unreachable(location: bytes, text: str) -> None:
+    """Python's resolver fails on such a name with an error of its own, protobuf on a text that is none."""
 
-    async def answer(request: web.Request) -> web.Response:
-        return web.Response(status=301, headers={"Location": location})
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 301 Moved\r\nContent-Length: 0\r\nLocation: " + location + b"\r\n\r\n")
+        writer.close()
 
-    application = web.Application()
-    application.router.add_get("/{path:.*}", answer)
-    async with TestServer(application) as server, open_session() as session:
+    async with await asyncio.start_server(answer, "127.0.0.1", 0) as server, open_session() as session:
         receiver = KiwiReceiver(
-            config(url=str(server.make_url("/")).rstrip("/")),
+            config(url=f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"),
             "",
             session=session,
             stamp_rule=StampRule(),
             user_name="me",
         )
         for attempt in (receiver.connect(Tuning(7.1e6, gain_db=50), _permit, SystemClock()), receiver.probe()):
-            with pytest.raises(HeimdallError, match="label") as caught:
+            with pytest.raises(HeimdallError, match=text) as caught:
                 await attempt
             assert caught.value.reason_name == "UPSTREAM_UNREACHABLE"
+            assert caught.value.to_detail().message == caught.value.message
 
 
 @pytest.mark.parametrize(
