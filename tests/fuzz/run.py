@@ -61,11 +61,8 @@ def _fuzz_one(name: str, runs: int, seed: int) -> tuple[int, int]:
     memory = Path("/dev/shm")
     deaths = 0
     with tempfile.TemporaryDirectory(prefix="fuzz-", dir=memory if memory.is_dir() else None) as scratch:
-        while True:
-            tally = tally_path.read_bytes()
-            inputs, crashes, _ = _TALLY.unpack_from(tally)
-            if inputs >= runs or deaths > MAX_RESTARTS:
-                return inputs, crashes + deaths
+        inputs = crashes = 0
+        while inputs < runs and deaths <= MAX_RESTARTS:
             command = [sys.executable, "-m", "tests.fuzz.run", "--child", f"--runs={runs - inputs}"]
             with open(folder / "log", "ab") as log:
                 child = subprocess.run(
@@ -76,13 +73,15 @@ def _fuzz_one(name: str, runs: int, seed: int) -> tuple[int, int]:
                     stderr=subprocess.STDOUT,
                     check=False,
                 )
-            if child.returncode:
-                deaths += 1
-                tally = tally_path.read_bytes()
-                last = tally[_TALLY.size :][: _TALLY.unpack_from(tally)[2]]
-                path = folder / f"death-{hashlib.sha1(last).hexdigest()[:12]}"
-                path.write_bytes(last)
-                print(f"{name}: ended with status {child.returncode} at {path}; see {folder / 'log'}", file=sys.stderr)
+            tally = tally_path.read_bytes()
+            inputs, crashes, length = _TALLY.unpack_from(tally)
+            if not child.returncode:
+                break
+            deaths += 1
+            path = folder / f"death-{deaths}"
+            path.write_bytes(tally[_TALLY.size : _TALLY.size + length])
+            print(f"{name}: ended with status {child.returncode} at {path}; see {folder / 'log'}", file=sys.stderr)
+    return inputs, crashes + deaths
 
 
 def _fuzz_here(name: str, runs: int, seed: int) -> None:
