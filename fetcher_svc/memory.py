@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextvars
 import sqlite3
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -73,9 +72,6 @@ class StationMemory:
         self._wake = asyncio.Event()
         self._work: asyncio.Task[str | None] | None = None
         self._clock_offset_ns = self._read_offset_ns()
-        # It outlives the call during which the service is set up.
-        self._task = asyncio.create_task(self._write_all(), context=contextvars.Context())
-        self._task.add_done_callback(_report)
 
     def adopt(self, source: Source) -> Memento | None:
         """Keeps a station from now on; returns what an earlier process knew of it."""
@@ -98,9 +94,7 @@ class StationMemory:
         await asyncio.wait({written}, timeout=WRITE_LIMIT_S)
 
     async def close(self) -> None:
-        """Writes the state of every station and closes the file; takes 6 s at most."""
-        self._task.cancel()
-        await asyncio.gather(self._task, return_exceptions=True)
+        """Writes the state of every station and closes the file, after write_steadily has ended; takes 6 s at most."""
         if self._work is not None:
             await asyncio.wait({self._work}, timeout=WRITE_LIMIT_S)
         if not self._is_stuck:
@@ -116,7 +110,8 @@ class StationMemory:
     def _is_stuck(self) -> bool:
         return self._work is not None and not self._work.done()
 
-    async def _write_all(self) -> None:
+    async def write_steadily(self) -> None:
+        """Writes what changes, for ever: nothing is durable unless this runs."""
         while True:
             await _wait(self._wake, RETRY_S)
             self._wake.clear()
@@ -167,7 +162,7 @@ class StationMemory:
 async def open_memory(
     path: Path, clock: Clock, tell_writable: Callable[[bool], Awaitable[None]]
 ) -> AsyncIterator[StationMemory]:
-    """Opens the state file, and closes it on the way out.
+    """Opens the state file, and closes it on the way out; in between write_steadily has to run.
 
     Args:
         path: The file; made if it is missing.
@@ -206,8 +201,3 @@ async def _put(connection: aiosqlite.Connection, mementos: list[Memento]) -> str
     except sqlite3.Error as error:
         return str(error)
     return None
-
-
-def _report(task: asyncio.Task[None]) -> None:
-    if not task.cancelled() and task.exception() is not None:
-        _log.error("background_work_crashed", work="state_file", exc_info=task.exception())

@@ -183,7 +183,11 @@ def define(settings: Settings, clock: Clock | None = None) -> ServiceDefinition:
             status = health_pb2.HealthCheckResponse
             await context.health.set(f"{FULL_NAME}/state", status.SERVING if writable else status.NOT_SERVING)
 
-        async with open_session() as session, open_memory(fetcher.state_file, host_clock, tell_writable) as memory:
+        async with (
+            open_session() as session,
+            open_memory(fetcher.state_file, host_clock, tell_writable) as memory,
+            context.background(memory.write_steadily(), "state_file"),
+        ):
             tools = DriverTools(
                 session=session,
                 stamp_rule=StampRule(fetcher.clock_limit_s, fetcher.gps_utc_offset_s),

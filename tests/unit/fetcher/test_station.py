@@ -44,7 +44,12 @@ async def running(path: Path, offset_s: float = 0.0, limit: int = 120) -> AsyncI
     """One life of a fetcher, as far as this station is concerned."""
     clock = SetClock(offset_s)
     async with open_memory(path, clock, ignore) as memory:
-        yield Station(URL, limit, memory, clock), clock
+        writing = asyncio.create_task(memory.write_steadily())
+        try:
+            yield Station(URL, limit, memory, clock), clock
+        finally:
+            writing.cancel()
+            await asyncio.wait({writing})
 
 
 async def refuse(station: Station, reason: R.ValueType, text: str = "no") -> None:
