@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -218,16 +217,6 @@ async def mesh(
         running_fetcher(simulator, folder, fetcher=settings, clock=clock) as bench,
     ):
         yield simulator, bench
-
-
-class SetClock:
-    """The host clock, put off by so many seconds."""
-
-    def __init__(self, offset_s: float = 0.0) -> None:
-        self.offset_s = offset_s
-
-    def unix_ns(self) -> int:
-        return time.time_ns() + round(self.offset_s * SECOND)
 
 
 async def until(condition: Callable[[], bool], timeout_s: float = 5.0) -> None:

@@ -20,10 +20,10 @@ from heimdall.common.v1.receiver_pb2 import Receiver
 from heimdall.errors import HeimdallError
 from heimdall.fetcher.v1 import fetcher_pb2
 from simulator import Fault, Scenario, Simulator
+from tests.clock import SetClock
 from tests.integration.fetcher_bench import (
     DIAL_HZ,
     Bench,
-    SetClock,
     collect,
     entry,
     mesh,

@@ -22,9 +22,9 @@ from heimdall.fetcher.v1 import fetcher_pb2
 from heimdall.runtime.channel import open_channel
 from simulator import Fault, Scenario, Simulator
 from simulator.station import Station
+from tests.clock import SetClock
 from tests.integration.fetcher_bench import (
     Bench,
-    SetClock,
     collect,
     entry,
     next_of,
@@ -93,8 +93,8 @@ async def test_a_host_clock_that_jumps_frees_no_station(tmp_path: Path) -> None:
         clock = SetClock()
         async with running_fetcher(simulator, tmp_path, clock=clock) as bench:
             assert (await refusal(bench)).reason_name == "UPSTREAM_ADDRESS_LIMIT"
-            for offset_s in (25 * HOUR_S, -3 * HOUR_S, 30 * 24 * HOUR_S):
-                clock.offset_s = offset_s
+            for ahead_s in (25 * HOUR_S, -3 * HOUR_S, 30 * 24 * HOUR_S):
+                clock.ahead_s = ahead_s
                 receiver = await listed(bench)
                 assert receiver.state == Receiver.STATE_BACKING_OFF
                 left_s = (receiver.retry_time.ToNanoseconds() - clock.unix_ns()) / 1e9
@@ -147,7 +147,7 @@ async def test_a_running_stream_reconnects_within_the_bound(tmp_path: Path) -> N
             await send_window(stream, start_ns, start_ns + 17 * 10**9)
             caught = await collect(stream)
         assert len(times) == 3
-    hour_later = times[0] + HOUR_S - clock.offset_s
+    hour_later = times[0] + HOUR_S - clock.ahead_s
     assert hour_later - 0.1 <= times[2] <= hour_later + 4
     caught.assert_whole()
     assert [why for _, _, why in caught.gap_list()] == ["RECONNECT"]

@@ -197,7 +197,8 @@ async def test_the_gps_week_ends(tmp_path: Path) -> None:
     to_gps_s = GPS_MINUS_UTC_S - GPS_EPOCH_UNIX_S
     week = (SetClock().unix_ns() // SECOND + to_gps_s) // GPS_WEEK_S + 1
     week_end_ns = (week * GPS_WEEK_S - to_gps_s) * SECOND
-    clock = SetClock(week_end_ns - 9 * SECOND)
+    clock = SetClock()
+    clock.step((week_end_ns - clock.unix_ns()) / 1e9 - 9)
     start_time = datetime.fromtimestamp(week_end_ns // SECOND - 2, UTC)
     async with (
         running_mesh(tmp_path, [station(name) for name in names], clock=clock) as mesh,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import shutil
 import sqlite3
-import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -18,6 +17,7 @@ from fetcher_svc.station import Station
 from heimdall.common.v1.error_pb2 import ErrorReason
 from heimdall.errors import HeimdallError
 from heimdall.runtime.settings import SettingsError
+from tests.clock import SetClock
 
 R = ErrorReason
 URL = "http://kiwi.example.org:8073"
@@ -25,24 +25,14 @@ HOUR_S = 3600
 DAY_S = 86_400
 
 
-class SetClock:
-    """The host clock, put off by so many seconds."""
-
-    def __init__(self, offset_s: float = 0.0) -> None:
-        self.offset_s = offset_s
-
-    def unix_ns(self) -> int:
-        return time.time_ns() + round(self.offset_s * 1e9)
-
-
 async def ignore(writable: bool) -> None:
     pass
 
 
 @asynccontextmanager
-async def running(path: Path, offset_s: float = 0.0, limit: int = 120) -> AsyncIterator[tuple[Station, SetClock]]:
+async def running(path: Path, ahead_s: float = 0.0, limit: int = 120) -> AsyncIterator[tuple[Station, SetClock]]:
     """One life of a fetcher, as far as this station is concerned."""
-    clock = SetClock(offset_s)
+    clock = SetClock(ahead_s)
     async with open_memory(path, clock, ignore) as memory:
         writing = asyncio.create_task(memory.write_steadily())
         try:
@@ -103,7 +93,7 @@ async def test_a_clock_step_frees_no_station_and_keeps_none_longer(tmp_path: Pat
         path.unlink(missing_ok=True)
         async with running(path) as (station, clock):
             await refuse(station, R.ERROR_REASON_UPSTREAM_ADDRESS_LIMIT)
-            clock.offset_s += step_s
+            clock.step(step_s)
             assert DAY_S - 60 <= remaining_s(station) <= DAY_S + 30
             # What is in the files now is what is left if it were killed now.
             copy = tmp_path / f"killed{step_s}.sqlite3"
