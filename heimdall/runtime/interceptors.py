@@ -18,6 +18,7 @@ from heimdall.errors import HeimdallError
 from heimdall.runtime import deadline
 from heimdall.runtime.calls import RunningCall
 from heimdall.runtime.drain import Drain
+from heimdall.runtime.options import MAX_MESSAGE_BYTES
 
 _log = structlog.get_logger(__name__)
 
@@ -159,6 +160,8 @@ async def _write(context: _Context, response: Any) -> None:
     try:
         await context.write(response)
     except grpc.aio.InternalError as error:
+        if response.ByteSize() > MAX_MESSAGE_BYTES:
+            raise
         # What gRPC says of a batch that failed in its core, and as a rule before it cancels the handler.
         raise HeimdallError(ErrorReason.ERROR_REASON_CANCELLED, "the connection to the caller is lost") from error
 

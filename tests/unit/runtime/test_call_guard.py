@@ -259,6 +259,22 @@ async def test_a_connection_that_is_lost_during_a_write_is_no_crash(tmp_path: Pa
     assert [entry for entry in logs if entry["event"] == "call_crashed"] == []
 
 
+async def test_an_answer_above_the_limit_is_a_crash() -> None:
+    async def too_much(
+        requests: AsyncIterator[ProcessRequest], context: Context
+    ) -> AsyncGenerator[ProcessResponse, None]:
+        response = ProcessResponse()
+        response.measurement.acquisition_id = "x" * MAX_MESSAGE_BYTES
+        yield response
+
+    with structlog.testing.capture_logs() as logs:
+        async with serving(streaming=too_much) as address, open_channel("dsp", address) as channel:
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                await DspServiceStub(channel).Process(timeout=_WAIT_S).read()
+    assert caught.value.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert [entry["event"] for entry in logs].count("call_crashed") == 1
+
+
 async def test_what_does_not_decode_gets_grpcs_own_code_and_harms_nothing() -> None:
     garbage = b"\xff\xff\xff"
     async with serving() as address, open_channel("dsp", address) as channel:
