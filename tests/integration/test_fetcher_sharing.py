@@ -211,8 +211,9 @@ async def test_slow_caller_loses_the_oldest_samples_and_is_told(tmp_path: Path) 
     ((count, exact, why),) = caught.gap_list()
     assert (exact, why) == (True, "BACKPRESSURE")
     assert caught.gaps[0].first_lost_index == 0
-    assert count % 512 == 0
-    assert 18 <= count // 512 <= 30
+    # The window starts at the very time of a sample; a later solution may date that sample 200 ns before it.
+    assert count % 512 in (0, 511)
+    assert 18 <= (count + 1) // 512 <= 30
     assert caught.end.end_sample_index == pytest.approx(2 * 66_665_900 / 5556, abs=1)
 
 
