@@ -299,7 +299,7 @@ async def questions(bench: FaultBench, acquisition_id: str) -> dict[Method, list
         "WriteMeasurements": [storage_pb2.WriteMeasurementsRequest(measurements=[measurement])],
         "QueryMeasurements": [storage_pb2.QueryMeasurementsRequest()],
         "PutAcquisition": [
-            storage_pb2.PutAcquisitionRequest(acquisition=acquisition, expected_revision=acquisition.revision)
+            storage_pb2.PutAcquisitionRequest(acquisition=acquisition, expected_revision=acquisition.revision - 1)
         ],
     }
     shared: dict[str, dict[str, Message]] = {
