@@ -188,11 +188,14 @@ def test_redirect_to_nowhere_is_refused(target: bytes) -> None:
 )
 async def test_http_redirect_to_a_host_that_can_not_be_is_unreachable(location: bytes, text: str) -> None:
     """Python's resolver fails on such a name with an error of its own, protobuf on a text that is none."""
+    left = asyncio.Semaphore(0)
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"\r\n\r\n")
         writer.write(b"HTTP/1.1 301 Moved\r\nContent-Length: 0\r\nLocation: " + location + b"\r\n\r\n")
         writer.close()
+        await writer.wait_closed()
+        left.release()
 
     async with await asyncio.start_server(answer, "127.0.0.1", 0) as server, open_session() as session:
         receiver = KiwiReceiver(
@@ -207,6 +210,7 @@ async def test_http_redirect_to_a_host_that_can_not_be_is_unreachable(location: 
                 await attempt
             assert caught.value.reason_name == "UPSTREAM_UNREACHABLE"
             assert caught.value.to_detail().message == caught.value.message
+            await asyncio.wait_for(left.acquire(), 5)
 
 
 @pytest.mark.parametrize(
