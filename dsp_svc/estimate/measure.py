@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 
-from dsp_svc.estimate.levels import energy, power_dbfs
+from dsp_svc.estimate.levels import Moments, moments, power_dbfs
 from dsp_svc.estimate.noise import noise_floor, passband_bins
 from dsp_svc.estimate.offset import Tone, find_tone
 from dsp_svc.estimate.psd import Periodograms, Spectrum, Welch, periodograms
@@ -32,10 +32,8 @@ class Plan:
 class Part:
     """What one unbroken run of samples adds to a stretch."""
 
-    sample_count: int
-    """Samples in the run."""
-    energy: float
-    """Their sum of |x|² relative to full scale."""
+    moments: Moments
+    """The number of samples, and the sums that their levels follow from."""
     periodograms: Periodograms
     """Their spectrum for noise and SNR."""
     shown: Periodograms | None
@@ -43,12 +41,16 @@ class Part:
     tone: Tone | Reason
     """The strongest line of the first run of the stretch."""
 
+    @property
+    def sample_count(self) -> int:
+        """Samples in the run."""
+        return self.moments.sample_count
+
     def __add__(self, other: Part) -> Part:
         shown = None if self.shown is None or other.shown is None else self.shown + other.shown
         return dataclasses.replace(
             self,
-            sample_count=self.sample_count + other.sample_count,
-            energy=self.energy + other.energy,
+            moments=self.moments + other.moments,
             periodograms=self.periodograms + other.periodograms,
             shown=shown,
         )
@@ -84,13 +86,13 @@ def measure_part(samples: Samples, plan: Plan, passband: Band) -> Part:
     if plan.shown_welch is not None:
         shown = spectra if plan.shown_welch == plan.welch else periodograms(samples, plan.shown_welch)
     low_cycles, high_cycles = passband.low_hz / plan.sample_rate_hz, passband.high_hz / plan.sample_rate_hz
-    return Part(len(samples), energy(samples), spectra, shown, find_tone(samples, low_cycles, high_cycles))
+    return Part(moments(samples), spectra, shown, find_tone(samples, low_cycles, high_cycles))
 
 
 def no_part(plan: Plan) -> Part:
     """Make the part of a stretch without samples."""
     shown = None if plan.shown_welch is None else Periodograms.none(plan.shown_welch)
-    return Part(0, 0.0, Periodograms.none(plan.welch), shown, Reason.NO_SAMPLES)
+    return Part(Moments.none(), Periodograms.none(plan.welch), shown, Reason.NO_SAMPLES)
 
 
 def evaluate(part: Part, plan: Plan, passband: Band, sample_rate_hz: float) -> Numbers:
@@ -106,7 +108,7 @@ def evaluate(part: Part, plan: Plan, passband: Band, sample_rate_hz: float) -> N
         The numbers, each with its validity.
     """
     shown = part.shown.spectrum(sample_rate_hz) if part.shown is not None and part.shown.segment_count else None
-    power = power_dbfs(part.energy, part.sample_count)
+    power = power_dbfs(part.moments)
     if part.periodograms.segment_count == 0:
         reason = Reason.TOO_FEW_SAMPLES if part.sample_count else Reason.NO_SAMPLES
         nothing = Quantity.absent(reason, "")

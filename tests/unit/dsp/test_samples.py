@@ -5,8 +5,6 @@ import struct
 import numpy as np
 import pytest
 
-from dsp_svc.estimate.levels import energy, power_dbfs
-from dsp_svc.estimate.result import Reason, Validity
 from dsp_svc.estimate.samples import SampleCoding, SampleFormat
 
 CI16 = SampleCoding(SampleFormat.CI16_LE, 32768.0, 0.0)
@@ -58,23 +56,3 @@ def test_rounding_power_is_that_of_uniform_noise() -> None:
     assert 10 * np.log10(CI16.quantisation_power) == pytest.approx(-98.1, abs=0.05)
     assert 10 * np.log10(CU8.quantisation_power) == pytest.approx(-49.9, abs=0.05)
     assert CF32.quantisation_power == 0.0
-
-
-@pytest.mark.parametrize("amplitude", [1.0, 0.5, 1e-4])
-def test_a_tone_of_magnitude_one_is_zero_dbfs(amplitude: float) -> None:
-    tone = np.asarray(amplitude * np.exp(2j * np.pi * 0.1234 * np.arange(10_000)), dtype=np.complex64)
-    power = power_dbfs(energy(tone), len(tone))
-    assert power.validity is Validity.VALID
-    assert power.value == pytest.approx(20 * np.log10(amplitude), abs=1e-4)
-
-
-def test_levels_add_up_over_runs_of_different_length() -> None:
-    loud, quiet = np.full(100, 1.0 + 0j, np.complex64), np.full(300, 0.1 + 0j, np.complex64)
-    power = power_dbfs(energy(loud) + energy(quiet), 400)
-    assert power.value == pytest.approx(10 * np.log10((100 * 1.0 + 300 * 0.01) / 400), abs=1e-4)
-
-
-def test_nothing_and_silence_have_no_level() -> None:
-    assert power_dbfs(0.0, 0).reason is Reason.NO_SAMPLES
-    assert power_dbfs(0.0, 0).value is None
-    assert power_dbfs(0.0, 512).reason is Reason.ALL_ZERO
