@@ -58,5 +58,5 @@ def _bins_that_scatter_together(welch: Welch) -> float:
 
     ln S - S of a bin has no part that is linear in its deviation, so it correlates as the square.
     """
-    lines = np.abs(np.fft.fft(welch.taper**2)) ** 2
+    lines = np.abs(np.fft.fft(welch.weights**2)) ** 2
     return float(np.sum((lines / lines[0]) ** 2))
