@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import os
 import tomllib
 from collections.abc import Mapping
@@ -20,6 +21,23 @@ MAX_RECEIVER_COUNT = 1000
 """Most receivers that one fetcher owns."""
 _SHOWN_BYTES = 256
 """Most bytes of a key or value that an error repeats."""
+
+
+class CalibrationConfig(BaseModel):
+    """The calibration record of one receiver."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    offset_db: Annotated[float, Ge(-300), Le(300)]
+    """What to add to dBFS to get dBm at the plane that the source names."""
+    gain_db: Annotated[int, Ge(0), Le(120)]
+    """Fixed gain at which that holds, on the receiver's own scale."""
+    uncertainty_db: Annotated[float, Gt(0), Le(30)]
+    """1-sigma uncertainty of the offset."""
+    source: Annotated[str, Field(min_length=1, max_length=200)]
+    """How it was found: the instrument, and the plane that it holds at."""
+    date: datetime.date
+    """Day on which it was found, in UTC."""
 
 
 class ReceiverConfig(BaseModel):
@@ -53,6 +71,8 @@ class ReceiverConfig(BaseModel):
     """Most connects within any hour, those that succeed and those of running streams included."""
     gain_db: Annotated[int, Ge(0), Le(120)] = 50
     """Fixed gain where the caller does not choose one, on the receiver's own scale (manGain of a KiwiSDR)."""
+    calibration: CalibrationConfig | None = None
+    """What turns levels into dBm; without it dBm are given only where the driver can derive them."""
     password_env: str | None = None
     """Environment variable that holds the password."""
     password_file: Path | None = None

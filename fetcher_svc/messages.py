@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import datetime, time
 from types import MappingProxyType
 from typing import Final
 
@@ -10,7 +11,7 @@ from fetcher_svc.admission import ReceiverSlots
 from fetcher_svc.cutter import Block, Gap, GapReason, Resume, Segment, Window
 from fetcher_svc.feed import UpstreamState
 from fetcher_svc.inventory import ReceiverConfig
-from fetcher_svc.receivers.base import Probe, SampleFormat, Tuning
+from fetcher_svc.receivers.base import Calibration, Probe, SampleFormat, Tuning
 from fetcher_svc.session import Ending, EndReason, Event, Opening, Order, Progress
 from fetcher_svc.solution import Degradation, TimeSolution
 from fetcher_svc.station import CONNECT_LIMIT_CAUSE
@@ -237,7 +238,20 @@ def _segment(segment: Segment, config: ReceiverConfig, available_from_unix_ns: i
         sample_origin=iq_pb2.SAMPLE_ORIGIN_RAW_IQ,
         time_source=_SOURCES[segment.described.base],
         available_from_unix_ns=available_from_unix_ns or 0,
+        calibration=None if facts.calibration is None else _calibration(facts.calibration),
     )
+
+
+def _calibration(calibration: Calibration) -> iq_pb2.Calibration:
+    message = iq_pb2.Calibration(
+        offset_db=calibration.offset_db,
+        uncertainty_db=calibration.uncertainty_db,
+        source=calibration.source,
+        derived=calibration.date is None,
+    )
+    if calibration.date is not None:
+        message.calibration_time.FromDatetime(datetime.combine(calibration.date, time()))
+    return message
 
 
 def _block(block: Block) -> iq_pb2.Block:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from enum import Enum
@@ -45,6 +46,19 @@ class Tuning:
 
 
 @dataclass(frozen=True, slots=True)
+class Calibration:
+    """What turns levels into power at a reference plane: dBm = dBFS + offset."""
+
+    offset_db: float
+    uncertainty_db: float
+    """1-sigma uncertainty of the offset."""
+    source: str
+    """How it was found, for people."""
+    date: datetime.date | None
+    """Day on which it was found, in UTC; None if it follows from what the receiver says of itself."""
+
+
+@dataclass(frozen=True, slots=True)
 class Facts:
     """What the receiver really does, as far as it says."""
 
@@ -62,6 +76,8 @@ class Facts:
     server_version: str
     frame_sample_count: int | None
     """Samples in each frame where the protocol fixes it; None where frames vary."""
+    calibration: Calibration | None = None
+    """What 0 dBFS is in dBm at this gain; None if that is not known."""
 
 
 @dataclass(slots=True)

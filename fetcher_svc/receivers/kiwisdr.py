@@ -271,7 +271,11 @@ class KiwiConnection:
         attenuation_db = wire.parse_number(pairs, "rf_attn")
         if attenuation_db is None or attenuation_db == self._facts.attenuation_db:
             return None
-        self._facts = replace(self._facts, attenuation_db=attenuation_db)
+        calibration = self._facts.calibration
+        if calibration is not None:
+            more_db = attenuation_db - (self._facts.attenuation_db or 0.0)
+            calibration = replace(calibration, offset_db=calibration.offset_db + more_db)
+        self._facts = replace(self._facts, attenuation_db=attenuation_db, calibration=calibration)
         return self._facts
 
     def _malformed(self, error: wire.WireError) -> Notice:

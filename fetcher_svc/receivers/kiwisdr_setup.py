@@ -9,6 +9,7 @@ from fetcher_svc.inventory import ReceiverConfig
 from fetcher_svc.receivers import kiwisdr_wire as wire
 from fetcher_svc.receivers.base import Facts, SampleFormat, Tuning
 from fetcher_svc.receivers.http import RedirectError
+from fetcher_svc.receivers.kiwisdr_calibration import CONFIG_KEY, calibration, s_meter_correction_db
 from fetcher_svc.receivers.kiwisdr_refusals import REDIRECT_KEY, find_refusal
 from heimdall.common.v1.error_pb2 import ErrorReason
 from heimdall.errors import FieldViolation, HeimdallError, InvalidFieldsError, clip
@@ -36,6 +37,7 @@ class Setup:
         self._config = config
         self._tuning = tuning
         self._pairs: dict[str, str | None] = {}
+        self._correction_db: float | None = None
 
     @property
     def complete(self) -> bool:
@@ -69,6 +71,8 @@ class Setup:
             raise RedirectError(_redirect_url(wire.decode(pairs[REDIRECT_KEY])))
         # The others are not kept: a station can think of any number of them.
         self._pairs.update((key, pairs[key]) for key in _USED if key in pairs)
+        if CONFIG_KEY in pairs:
+            self._correction_db = s_meter_correction_db(pairs[CONFIG_KEY])
 
     @property
     def frequency_offset_hz(self) -> float:
@@ -164,6 +168,7 @@ class Setup:
         """Returns what the station does once the commands are sent."""
         low_hz, high_hz = self.passband_hz
         major, minor = self._pairs.get("version_maj"), self._pairs.get("version_min")
+        attenuation_db = self._number("rf_attn") if "rf_attn" in self._pairs else None
         return Facts(
             center_frequency_hz=self._tuning.center_frequency_hz,
             sample_rate_hz=self.sample_rate_hz,
@@ -174,9 +179,16 @@ class Setup:
             gain_db=self._tuning.gain_db,
             passband_low_hz=low_hz,
             passband_high_hz=high_hz,
-            attenuation_db=self._number("rf_attn") if "rf_attn" in self._pairs else None,
+            attenuation_db=attenuation_db,
             server_version=clip(f"KiwiSDR_v{major}.{minor}", _MAX_VERSION_BYTES) if major and minor else "",
             frame_sample_count=wire.FRAME_SAMPLE_COUNT,
+            calibration=calibration(
+                self._config,
+                self._tuning.gain_db,
+                attenuation_db,
+                self._correction_db,
+                has_converter=bool(self._config.converter_offset_hz or self.frequency_offset_hz),
+            ),
         )
 
     def _rate_hz(self, key: str) -> float:

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from heimdall.common.v1.acquisition_pb2 import Acquisition
 from heimdall.common.v1.iq_pb2 import TimeSource
-from heimdall.common.v1.measurement_pb2 import Estimate, Measurement, MeasurementScope, Spectrum
+from heimdall.common.v1.measurement_pb2 import Estimate, Measurement, MeasurementProducts, MeasurementScope, Spectrum
 from heimdall.common.v1.recording_pb2 import Recording
 from storage_svc.timing import utc_text
 
@@ -35,6 +35,7 @@ def measurement_row(measurement: Measurement) -> dict[str, object]:
         "lost_sample_count": measurement.lost_sample_count,
         "duration_s": measurement.sample_count / rate_hz if rate_hz > 0 else None,
         "spectrum": measurement.spectrum.SerializeToString() if measurement.HasField("spectrum") else None,
+        "products": measurement.products.SerializeToString() if measurement.HasField("products") else None,
         "time_source": TimeSource.Name(measurement.time_source).removeprefix("TIME_SOURCE_"),
     }
     details: dict[str, dict[str, object]] = {}
@@ -75,6 +76,8 @@ def measurement_from_row(row: Mapping[str, Any], scope: MeasurementScope.ValueTy
         estimate.method = detail.get("method", "")
     if row["spectrum"] is not None:
         measurement.spectrum.CopyFrom(Spectrum.FromString(row["spectrum"]))
+    if row["products"] is not None:
+        measurement.products.CopyFrom(MeasurementProducts.FromString(row["products"]))
     return measurement
 
 

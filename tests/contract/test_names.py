@@ -18,6 +18,9 @@ _PLACES = ("_index", "_epoch", "_size")
 _WITHOUT_UNIT = {
     "heimdall.common.v1.Estimate.value": "has the unit of the field that holds it",
     "heimdall.common.v1.Estimate.sigma": "has the unit of the field that holds it",
+    "heimdall.common.v1.Measurement.kurtosis": "is a pure number",
+    "heimdall.common.v1.SpectralKurtosis.kurtosis": "is a pure number",
+    "heimdall.common.v1.SpectralKurtosis.sigma": "has the unit of the kurtosis beside it",
     "heimdall.common.v1.Segment.full_scale": "is in the units of the samples",
     "heimdall.common.v1.Segment.zero_offset": "is in the units of the samples",
     "heimdall.dsp.v1.ComputeSpectrumRequest.full_scale": "is in the units of the samples",

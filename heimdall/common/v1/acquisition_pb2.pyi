@@ -118,6 +118,7 @@ class MeasurementConfig(_message.Message):
 
     WINDOW_DURATION_FIELD_NUMBER: _builtins.int
     SPECTRUM_BIN_COUNT_FIELD_NUMBER: _builtins.int
+    METRICS_FIELD_NUMBER: _builtins.int
     spectrum_bin_count: _builtins.int
     """Number of bins of the power spectral densities that come with the measurements, a power of two from 64 to 16384.
     Default 0: none.
@@ -126,15 +127,22 @@ class MeasurementConfig(_message.Message):
     def window_duration(self) -> _duration_pb2.Duration:
         """Length of a measurement window, 0.1 s to 60 s. Default 1 s."""
 
+    @_builtins.property
+    def metrics(self) -> _containers.RepeatedScalarFieldContainer[_measurement_pb2.Metric.ValueType]:
+        """What to measure, each once. Default: everything that is one number, which is what a row of measurements holds. A number
+        that was not asked for is absent with the reason NOT_REQUESTED.
+        """
+
     def __init__(
         self,
         *,
         window_duration: _duration_pb2.Duration | None = ...,
         spectrum_bin_count: _builtins.int = ...,
+        metrics: _abc.Iterable[_measurement_pb2.Metric.ValueType] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["window_duration", b"window_duration"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["spectrum_bin_count", b"spectrum_bin_count", "window_duration", b"window_duration"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["metrics", b"metrics", "spectrum_bin_count", b"spectrum_bin_count", "window_duration", b"window_duration"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -336,6 +336,7 @@ class Segment(_message.Message):
     SAMPLE_ORIGIN_FIELD_NUMBER: _builtins.int
     TIME_SOURCE_FIELD_NUMBER: _builtins.int
     AVAILABLE_FROM_UNIX_NS_FIELD_NUMBER: _builtins.int
+    CALIBRATION_FIELD_NUMBER: _builtins.int
     receiver_id: _builtins.str
     """The receiver that the samples come from."""
     first_sample_index: _builtins.int
@@ -378,6 +379,10 @@ class Segment(_message.Message):
     def position(self) -> _receiver_pb2.Position:
         """Where the receiver is; absent if unknown."""
 
+    @_builtins.property
+    def calibration(self) -> Global___Calibration:
+        """What turns dBFS into dBm at the gain of this segment; absent if the receiver is not calibrated for it."""
+
     def __init__(
         self,
         *,
@@ -400,10 +405,11 @@ class Segment(_message.Message):
         sample_origin: Global___SampleOrigin.ValueType = ...,
         time_source: Global___TimeSource.ValueType = ...,
         available_from_unix_ns: _builtins.int = ...,
+        calibration: Global___Calibration | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_attenuation_db", b"_attenuation_db", "_gain_db", b"_gain_db", "_passband_high_hz", b"_passband_high_hz", "_passband_low_hz", b"_passband_low_hz", "attenuation_db", b"attenuation_db", "gain_db", b"gain_db", "passband_high_hz", b"passband_high_hz", "passband_low_hz", b"passband_low_hz", "position", b"position"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_attenuation_db", b"_attenuation_db", "_gain_db", b"_gain_db", "_passband_high_hz", b"_passband_high_hz", "_passband_low_hz", b"_passband_low_hz", "attenuation_db", b"attenuation_db", "calibration", b"calibration", "gain_db", b"gain_db", "passband_high_hz", b"passband_high_hz", "passband_low_hz", b"passband_low_hz", "position", b"position"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_attenuation_db", b"_attenuation_db", "_gain_db", b"_gain_db", "_passband_high_hz", b"_passband_high_hz", "_passband_low_hz", b"_passband_low_hz", "attenuation_db", b"attenuation_db", "available_from_unix_ns", b"available_from_unix_ns", "center_frequency_hz", b"center_frequency_hz", "driver", b"driver", "driver_version", b"driver_version", "first_sample_index", b"first_sample_index", "full_scale", b"full_scale", "gain_db", b"gain_db", "gain_mode", b"gain_mode", "passband_high_hz", b"passband_high_hz", "passband_low_hz", b"passband_low_hz", "position", b"position", "receiver_id", b"receiver_id", "sample_format", b"sample_format", "sample_origin", b"sample_origin", "sample_rate_hz", b"sample_rate_hz", "server_version", b"server_version", "time_source", b"time_source", "zero_offset", b"zero_offset"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_attenuation_db", b"_attenuation_db", "_gain_db", b"_gain_db", "_passband_high_hz", b"_passband_high_hz", "_passband_low_hz", b"_passband_low_hz", "attenuation_db", b"attenuation_db", "available_from_unix_ns", b"available_from_unix_ns", "calibration", b"calibration", "center_frequency_hz", b"center_frequency_hz", "driver", b"driver", "driver_version", b"driver_version", "first_sample_index", b"first_sample_index", "full_scale", b"full_scale", "gain_db", b"gain_db", "gain_mode", b"gain_mode", "passband_high_hz", b"passband_high_hz", "passband_low_hz", b"passband_low_hz", "position", b"position", "receiver_id", b"receiver_id", "sample_format", b"sample_format", "sample_origin", b"sample_origin", "sample_rate_hz", b"sample_rate_hz", "server_version", b"server_version", "time_source", b"time_source", "zero_offset", b"zero_offset"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__attenuation_db: _TypeAlias = _typing.Literal["attenuation_db"]  # noqa: Y015
     _WhichOneofArgType__attenuation_db: _TypeAlias = _typing.Literal["_attenuation_db", b"_attenuation_db"]  # noqa: Y015
@@ -423,6 +429,46 @@ class Segment(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__passband_low_hz) -> _WhichOneofReturnType__passband_low_hz | None: ...
 
 Global___Segment: _TypeAlias = Segment  # noqa: Y015
+
+@_typing.final
+class Calibration(_message.Message):
+    """Turns levels of the samples into power at a reference plane."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    OFFSET_DB_FIELD_NUMBER: _builtins.int
+    UNCERTAINTY_DB_FIELD_NUMBER: _builtins.int
+    SOURCE_FIELD_NUMBER: _builtins.int
+    CALIBRATION_TIME_FIELD_NUMBER: _builtins.int
+    DERIVED_FIELD_NUMBER: _builtins.int
+    offset_db: _builtins.float
+    """What to add to a level in dBFS to get dBm, in dB."""
+    uncertainty_db: _builtins.float
+    """1-sigma uncertainty of that, in dB, above 0."""
+    source: _builtins.str
+    """How it was found, such as the instrument and the plane that it holds at."""
+    derived: _builtins.bool
+    """Whether it follows from what the receiver says of itself instead of from a measurement."""
+    @_builtins.property
+    def calibration_time(self) -> _timestamp_pb2.Timestamp:
+        """When it was found; absent if it was derived."""
+
+    def __init__(
+        self,
+        *,
+        offset_db: _builtins.float = ...,
+        uncertainty_db: _builtins.float = ...,
+        source: _builtins.str = ...,
+        calibration_time: _timestamp_pb2.Timestamp | None = ...,
+        derived: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["calibration_time", b"calibration_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["calibration_time", b"calibration_time", "derived", b"derived", "offset_db", b"offset_db", "source", b"source", "uncertainty_db", b"uncertainty_db"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Calibration: _TypeAlias = Calibration  # noqa: Y015
 
 @_typing.final
 class Block(_message.Message):

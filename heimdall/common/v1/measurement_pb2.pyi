@@ -44,6 +44,86 @@ MEASUREMENT_SCOPE_WINDOW: MeasurementScope.ValueType  # 2
 """One short stretch without a gap."""
 Global___MeasurementScope: _TypeAlias = MeasurementScope  # noqa: Y015
 
+class _Metric:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _MetricEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Metric.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    METRIC_UNSPECIFIED: _Metric.ValueType  # 0
+    """Not set; refused."""
+    METRIC_POWER: _Metric.ValueType  # 1
+    """Measures power_dbfs and power_dbm."""
+    METRIC_NOISE: _Metric.ValueType  # 2
+    """Measures noise_dbfs_per_hz."""
+    METRIC_SNR: _Metric.ValueType  # 3
+    """Measures snr_db, snr_bandwidth_hz and carrier_to_noise_density_db_hz."""
+    METRIC_FREQUENCY_OFFSET: _Metric.ValueType  # 4
+    """Measures frequency_offset_hz."""
+    METRIC_FREQUENCY_DRIFT: _Metric.ValueType  # 5
+    """Measures frequency_drift_hz_per_s and frequency_scatter_hz, of a summary only."""
+    METRIC_OCCUPIED_BANDWIDTH: _Metric.ValueType  # 6
+    """Measures occupied_bandwidth_hz and x_db_bandwidth_hz."""
+    METRIC_KURTOSIS: _Metric.ValueType  # 7
+    """Measures kurtosis."""
+    METRIC_CREST_FACTOR: _Metric.ValueType  # 8
+    """Measures crest_factor_db."""
+    METRIC_SPECTRAL_FLATNESS: _Metric.ValueType  # 9
+    """Measures spectral_flatness_ratio."""
+    METRIC_CLIPPING: _Metric.ValueType  # 10
+    """Measures clipped_ratio and wrapped_ratio."""
+    METRIC_DC_OFFSET: _Metric.ValueType  # 11
+    """Measures dc_offset_dbfs."""
+    METRIC_IMAGE_RATIO: _Metric.ValueType  # 12
+    """Measures image_ratio_db."""
+    METRIC_SPECTRAL_KURTOSIS: _Metric.ValueType  # 13
+    """Measures products.spectral_kurtosis; not measured unless it is named."""
+    METRIC_NOISE_PROFILE: _Metric.ValueType  # 14
+    """Measures products.noise_profile; not measured unless it is named."""
+    METRIC_SPECTRUM_STATISTICS: _Metric.ValueType  # 15
+    """Measures products.spectrum_statistics; not measured unless it is named."""
+    METRIC_AMPLITUDE_DISTRIBUTION: _Metric.ValueType  # 16
+    """Measures products.amplitude_distribution; not measured unless it is named."""
+
+class Metric(_Metric, metaclass=_MetricEnumTypeWrapper):
+    """Names a group of numbers that can be measured."""
+
+METRIC_UNSPECIFIED: Metric.ValueType  # 0
+"""Not set; refused."""
+METRIC_POWER: Metric.ValueType  # 1
+"""Measures power_dbfs and power_dbm."""
+METRIC_NOISE: Metric.ValueType  # 2
+"""Measures noise_dbfs_per_hz."""
+METRIC_SNR: Metric.ValueType  # 3
+"""Measures snr_db, snr_bandwidth_hz and carrier_to_noise_density_db_hz."""
+METRIC_FREQUENCY_OFFSET: Metric.ValueType  # 4
+"""Measures frequency_offset_hz."""
+METRIC_FREQUENCY_DRIFT: Metric.ValueType  # 5
+"""Measures frequency_drift_hz_per_s and frequency_scatter_hz, of a summary only."""
+METRIC_OCCUPIED_BANDWIDTH: Metric.ValueType  # 6
+"""Measures occupied_bandwidth_hz and x_db_bandwidth_hz."""
+METRIC_KURTOSIS: Metric.ValueType  # 7
+"""Measures kurtosis."""
+METRIC_CREST_FACTOR: Metric.ValueType  # 8
+"""Measures crest_factor_db."""
+METRIC_SPECTRAL_FLATNESS: Metric.ValueType  # 9
+"""Measures spectral_flatness_ratio."""
+METRIC_CLIPPING: Metric.ValueType  # 10
+"""Measures clipped_ratio and wrapped_ratio."""
+METRIC_DC_OFFSET: Metric.ValueType  # 11
+"""Measures dc_offset_dbfs."""
+METRIC_IMAGE_RATIO: Metric.ValueType  # 12
+"""Measures image_ratio_db."""
+METRIC_SPECTRAL_KURTOSIS: Metric.ValueType  # 13
+"""Measures products.spectral_kurtosis; not measured unless it is named."""
+METRIC_NOISE_PROFILE: Metric.ValueType  # 14
+"""Measures products.noise_profile; not measured unless it is named."""
+METRIC_SPECTRUM_STATISTICS: Metric.ValueType  # 15
+"""Measures products.spectrum_statistics; not measured unless it is named."""
+METRIC_AMPLITUDE_DISTRIBUTION: Metric.ValueType  # 16
+"""Measures products.amplitude_distribution; not measured unless it is named."""
+Global___Metric: _TypeAlias = Metric  # noqa: Y015
+
 @_typing.final
 class Estimate(_message.Message):
     """Carries one measured number. Its unit is in the name of the field that holds it."""
@@ -142,6 +222,17 @@ class Measurement(_message.Message):
     OVERLOAD_RATIO_FIELD_NUMBER: _builtins.int
     SPECTRUM_FIELD_NUMBER: _builtins.int
     TIME_SOURCE_FIELD_NUMBER: _builtins.int
+    FREQUENCY_DRIFT_HZ_PER_S_FIELD_NUMBER: _builtins.int
+    FREQUENCY_SCATTER_HZ_FIELD_NUMBER: _builtins.int
+    X_DB_BANDWIDTH_HZ_FIELD_NUMBER: _builtins.int
+    KURTOSIS_FIELD_NUMBER: _builtins.int
+    CREST_FACTOR_DB_FIELD_NUMBER: _builtins.int
+    SPECTRAL_FLATNESS_RATIO_FIELD_NUMBER: _builtins.int
+    CLIPPED_RATIO_FIELD_NUMBER: _builtins.int
+    WRAPPED_RATIO_FIELD_NUMBER: _builtins.int
+    DC_OFFSET_DBFS_FIELD_NUMBER: _builtins.int
+    IMAGE_RATIO_DB_FIELD_NUMBER: _builtins.int
+    PRODUCTS_FIELD_NUMBER: _builtins.int
     acquisition_id: _builtins.str
     """Acquisition that it belongs to."""
     receiver_id: _builtins.str
@@ -168,7 +259,7 @@ class Measurement(_message.Message):
 
     @_builtins.property
     def power_dbm(self) -> Global___Estimate:
-        """Mean power at the antenna in dBm; absent without a calibration."""
+        """Mean power at the plane of the receiver's calibration in dBm; absent without one. Sigma is the calibration's."""
 
     @_builtins.property
     def noise_dbfs_per_hz(self) -> Global___Estimate:
@@ -202,6 +293,52 @@ class Measurement(_message.Message):
     def spectrum(self) -> Global___Spectrum:
         """Power spectral density; only if it was asked for."""
 
+    @_builtins.property
+    def frequency_drift_hz_per_s(self) -> Global___Estimate:
+        """Slope of the line's frequency over the recording, in Hz/s; only in a summary."""
+
+    @_builtins.property
+    def frequency_scatter_hz(self) -> Global___Estimate:
+        """Root of half the mean squared change of the line's frequency from one window to the next, in Hz; only in a summary."""
+
+    @_builtins.property
+    def x_db_bandwidth_hz(self) -> Global___Estimate:
+        """Width between the outermost points of the strongest emission that are 26 dB below its highest one, in Hz."""
+
+    @_builtins.property
+    def kurtosis(self) -> Global___Estimate:
+        """Mean |x|^4 over the square of the mean |x|^2: 2 for noise, 1 for a constant envelope, above 2 for pulses."""
+
+    @_builtins.property
+    def crest_factor_db(self) -> Global___Estimate:
+        """Highest |x|^2 over the mean, in dB: 0 for a constant envelope."""
+
+    @_builtins.property
+    def spectral_flatness_ratio(self) -> Global___Estimate:
+        """Geometric over arithmetic mean of the spectrum in the passband, 0 to 1; 1 for white noise."""
+
+    @_builtins.property
+    def clipped_ratio(self) -> Global___Estimate:
+        """Share of the samples with I or Q at the last code of their format, 0 to 1. Above 1e-4 levels are not to be trusted."""
+
+    @_builtins.property
+    def wrapped_ratio(self) -> Global___Estimate:
+        """Share of the steps between neighbouring samples in which I or Q jumps by more than 1.2 of full scale, 0 to 1: what an
+        overflow that wraps looks like, and a strong signal near the edge of the baseband too.
+        """
+
+    @_builtins.property
+    def dc_offset_dbfs(self) -> Global___Estimate:
+        """Magnitude of the mean of all samples, in dBFS; a carrier at 0 Hz counts in."""
+
+    @_builtins.property
+    def image_ratio_db(self) -> Global___Estimate:
+        """Power of the strongest emission's mirror image about 0 Hz over its own, in dB."""
+
+    @_builtins.property
+    def products(self) -> Global___MeasurementProducts:
+        """Distributions and profiles that were asked for by name; absent without one."""
+
     def __init__(
         self,
         *,
@@ -225,14 +362,280 @@ class Measurement(_message.Message):
         overload_ratio: Global___Estimate | None = ...,
         spectrum: Global___Spectrum | None = ...,
         time_source: _iq_pb2.TimeSource.ValueType = ...,
+        frequency_drift_hz_per_s: Global___Estimate | None = ...,
+        frequency_scatter_hz: Global___Estimate | None = ...,
+        x_db_bandwidth_hz: Global___Estimate | None = ...,
+        kurtosis: Global___Estimate | None = ...,
+        crest_factor_db: Global___Estimate | None = ...,
+        spectral_flatness_ratio: Global___Estimate | None = ...,
+        clipped_ratio: Global___Estimate | None = ...,
+        wrapped_ratio: Global___Estimate | None = ...,
+        dc_offset_dbfs: Global___Estimate | None = ...,
+        image_ratio_db: Global___Estimate | None = ...,
+        products: Global___MeasurementProducts | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["carrier_to_noise_density_db_hz", b"carrier_to_noise_density_db_hz", "frequency_offset_hz", b"frequency_offset_hz", "noise_dbfs_per_hz", b"noise_dbfs_per_hz", "occupied_bandwidth_hz", b"occupied_bandwidth_hz", "overload_ratio", b"overload_ratio", "power_dbfs", b"power_dbfs", "power_dbm", b"power_dbm", "snr_bandwidth_hz", b"snr_bandwidth_hz", "snr_db", b"snr_db", "spectrum", b"spectrum"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["carrier_to_noise_density_db_hz", b"carrier_to_noise_density_db_hz", "clipped_ratio", b"clipped_ratio", "crest_factor_db", b"crest_factor_db", "dc_offset_dbfs", b"dc_offset_dbfs", "frequency_drift_hz_per_s", b"frequency_drift_hz_per_s", "frequency_offset_hz", b"frequency_offset_hz", "frequency_scatter_hz", b"frequency_scatter_hz", "image_ratio_db", b"image_ratio_db", "kurtosis", b"kurtosis", "noise_dbfs_per_hz", b"noise_dbfs_per_hz", "occupied_bandwidth_hz", b"occupied_bandwidth_hz", "overload_ratio", b"overload_ratio", "power_dbfs", b"power_dbfs", "power_dbm", b"power_dbm", "products", b"products", "snr_bandwidth_hz", b"snr_bandwidth_hz", "snr_db", b"snr_db", "spectral_flatness_ratio", b"spectral_flatness_ratio", "spectrum", b"spectrum", "wrapped_ratio", b"wrapped_ratio", "x_db_bandwidth_hz", b"x_db_bandwidth_hz"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["acquisition_id", b"acquisition_id", "carrier_to_noise_density_db_hz", b"carrier_to_noise_density_db_hz", "center_frequency_hz", b"center_frequency_hz", "first_sample_index", b"first_sample_index", "first_sample_unix_ns", b"first_sample_unix_ns", "frequency_offset_hz", b"frequency_offset_hz", "lost_sample_count", b"lost_sample_count", "noise_dbfs_per_hz", b"noise_dbfs_per_hz", "occupied_bandwidth_hz", b"occupied_bandwidth_hz", "overload_ratio", b"overload_ratio", "power_dbfs", b"power_dbfs", "power_dbm", b"power_dbm", "receiver_id", b"receiver_id", "sample_count", b"sample_count", "sample_rate_hz", b"sample_rate_hz", "scope", b"scope", "snr_bandwidth_hz", b"snr_bandwidth_hz", "snr_db", b"snr_db", "spectrum", b"spectrum", "time_source", b"time_source"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["acquisition_id", b"acquisition_id", "carrier_to_noise_density_db_hz", b"carrier_to_noise_density_db_hz", "center_frequency_hz", b"center_frequency_hz", "clipped_ratio", b"clipped_ratio", "crest_factor_db", b"crest_factor_db", "dc_offset_dbfs", b"dc_offset_dbfs", "first_sample_index", b"first_sample_index", "first_sample_unix_ns", b"first_sample_unix_ns", "frequency_drift_hz_per_s", b"frequency_drift_hz_per_s", "frequency_offset_hz", b"frequency_offset_hz", "frequency_scatter_hz", b"frequency_scatter_hz", "image_ratio_db", b"image_ratio_db", "kurtosis", b"kurtosis", "lost_sample_count", b"lost_sample_count", "noise_dbfs_per_hz", b"noise_dbfs_per_hz", "occupied_bandwidth_hz", b"occupied_bandwidth_hz", "overload_ratio", b"overload_ratio", "power_dbfs", b"power_dbfs", "power_dbm", b"power_dbm", "products", b"products", "receiver_id", b"receiver_id", "sample_count", b"sample_count", "sample_rate_hz", b"sample_rate_hz", "scope", b"scope", "snr_bandwidth_hz", b"snr_bandwidth_hz", "snr_db", b"snr_db", "spectral_flatness_ratio", b"spectral_flatness_ratio", "spectrum", b"spectrum", "time_source", b"time_source", "wrapped_ratio", b"wrapped_ratio", "x_db_bandwidth_hz", b"x_db_bandwidth_hz"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Measurement: _TypeAlias = Measurement  # noqa: Y015
+
+@_typing.final
+class MeasurementProducts(_message.Message):
+    """Holds results that are no single numbers."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SPECTRAL_KURTOSIS_FIELD_NUMBER: _builtins.int
+    NOISE_PROFILE_FIELD_NUMBER: _builtins.int
+    SPECTRUM_STATISTICS_FIELD_NUMBER: _builtins.int
+    AMPLITUDE_DISTRIBUTION_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def spectral_kurtosis(self) -> Global___SpectralKurtosis:
+        """Kurtosis of every bin."""
+
+    @_builtins.property
+    def noise_profile(self) -> Global___NoiseProfile:
+        """Noise floor of every bin."""
+
+    @_builtins.property
+    def spectrum_statistics(self) -> Global___SpectrumStatistics:
+        """How every bin is distributed over time."""
+
+    @_builtins.property
+    def amplitude_distribution(self) -> Global___AmplitudeDistribution:
+        """How the amplitude is distributed."""
+
+    def __init__(
+        self,
+        *,
+        spectral_kurtosis: Global___SpectralKurtosis | None = ...,
+        noise_profile: Global___NoiseProfile | None = ...,
+        spectrum_statistics: Global___SpectrumStatistics | None = ...,
+        amplitude_distribution: Global___AmplitudeDistribution | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["amplitude_distribution", b"amplitude_distribution", "noise_profile", b"noise_profile", "spectral_kurtosis", b"spectral_kurtosis", "spectrum_statistics", b"spectrum_statistics"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["amplitude_distribution", b"amplitude_distribution", "noise_profile", b"noise_profile", "spectral_kurtosis", b"spectral_kurtosis", "spectrum_statistics", b"spectrum_statistics"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___MeasurementProducts: _TypeAlias = MeasurementProducts  # noqa: Y015
+
+@_typing.final
+class SpectralKurtosis(_message.Message):
+    """Holds the kurtosis of the power in every bin, in ascending order of frequency: 1 for noise, 0 for a steady tone, above 1 for
+    what comes and goes.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FIRST_BIN_HZ_FIELD_NUMBER: _builtins.int
+    BIN_SPACING_HZ_FIELD_NUMBER: _builtins.int
+    KURTOSIS_FIELD_NUMBER: _builtins.int
+    SIGMA_FIELD_NUMBER: _builtins.int
+    SPECTRUM_COUNT_FIELD_NUMBER: _builtins.int
+    first_bin_hz: _builtins.float
+    """Frequency of the first bin relative to the centre, in Hz."""
+    bin_spacing_hz: _builtins.float
+    """Distance of two bins in Hz."""
+    sigma: _builtins.float
+    """1-sigma scatter of every number where there is noise only."""
+    spectrum_count: _builtins.int
+    """Number of separate spectra that it rests on."""
+    @_builtins.property
+    def kurtosis(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """Spectral kurtosis, one number a bin. Maximum 16384 bins."""
+
+    def __init__(
+        self,
+        *,
+        first_bin_hz: _builtins.float = ...,
+        bin_spacing_hz: _builtins.float = ...,
+        kurtosis: _abc.Iterable[_builtins.float] | None = ...,
+        sigma: _builtins.float = ...,
+        spectrum_count: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bin_spacing_hz", b"bin_spacing_hz", "first_bin_hz", b"first_bin_hz", "kurtosis", b"kurtosis", "sigma", b"sigma", "spectrum_count", b"spectrum_count"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SpectralKurtosis: _TypeAlias = SpectralKurtosis  # noqa: Y015
+
+@_typing.final
+class NoiseProfile(_message.Message):
+    """Holds a noise floor that follows the frequency, in ascending order."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FIRST_BIN_HZ_FIELD_NUMBER: _builtins.int
+    BIN_SPACING_HZ_FIELD_NUMBER: _builtins.int
+    NOISE_DBFS_PER_HZ_FIELD_NUMBER: _builtins.int
+    first_bin_hz: _builtins.float
+    """Frequency of the first bin relative to the centre, in Hz."""
+    bin_spacing_hz: _builtins.float
+    """Distance of two bins in Hz."""
+    @_builtins.property
+    def noise_dbfs_per_hz(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """Noise density in dBFS/Hz, one number a bin of the receiver's passband. Maximum 16384 bins."""
+
+    def __init__(
+        self,
+        *,
+        first_bin_hz: _builtins.float = ...,
+        bin_spacing_hz: _builtins.float = ...,
+        noise_dbfs_per_hz: _abc.Iterable[_builtins.float] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bin_spacing_hz", b"bin_spacing_hz", "first_bin_hz", b"first_bin_hz", "noise_dbfs_per_hz", b"noise_dbfs_per_hz"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___NoiseProfile: _TypeAlias = NoiseProfile  # noqa: Y015
+
+@_typing.final
+class SpectrumStatistics(_message.Message):
+    """Holds the distribution over time of the power spectral density in every bin."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    class _Kind:
+        ValueType = _typing.NewType("ValueType", _builtins.int)
+        V: _TypeAlias = ValueType  # noqa: Y015
+
+    class _KindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[SpectrumStatistics._Kind.ValueType], _builtins.type):
+        DESCRIPTOR: _descriptor.EnumDescriptor
+        KIND_UNSPECIFIED: SpectrumStatistics._Kind.ValueType  # 0
+        """Not set; never sent."""
+        KIND_MINIMUM: SpectrumStatistics._Kind.ValueType  # 1
+        """Lowest spectrum of each bin."""
+        KIND_MAXIMUM: SpectrumStatistics._Kind.ValueType  # 2
+        """Highest spectrum of each bin."""
+        KIND_MEAN: SpectrumStatistics._Kind.ValueType  # 3
+        """Mean of each bin, taken of linear power."""
+        KIND_SAMPLE: SpectrumStatistics._Kind.ValueType  # 4
+        """One spectrum as it was, drawn by lot."""
+        KIND_PERCENTILE: SpectrumStatistics._Kind.ValueType  # 5
+        """Value that percentile_ratio of the spectra do not pass."""
+
+    class Kind(_Kind, metaclass=_KindEnumTypeWrapper):
+        """Says what a trace shows."""
+
+    KIND_UNSPECIFIED: SpectrumStatistics.Kind.ValueType  # 0
+    """Not set; never sent."""
+    KIND_MINIMUM: SpectrumStatistics.Kind.ValueType  # 1
+    """Lowest spectrum of each bin."""
+    KIND_MAXIMUM: SpectrumStatistics.Kind.ValueType  # 2
+    """Highest spectrum of each bin."""
+    KIND_MEAN: SpectrumStatistics.Kind.ValueType  # 3
+    """Mean of each bin, taken of linear power."""
+    KIND_SAMPLE: SpectrumStatistics.Kind.ValueType  # 4
+    """One spectrum as it was, drawn by lot."""
+    KIND_PERCENTILE: SpectrumStatistics.Kind.ValueType  # 5
+    """Value that percentile_ratio of the spectra do not pass."""
+
+    @_typing.final
+    class Trace(_message.Message):
+        """Holds one number a bin."""
+
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KIND_FIELD_NUMBER: _builtins.int
+        PERCENTILE_RATIO_FIELD_NUMBER: _builtins.int
+        POWER_DBFS_PER_HZ_FIELD_NUMBER: _builtins.int
+        kind: Global___SpectrumStatistics.Kind.ValueType
+        """What it shows."""
+        percentile_ratio: _builtins.float
+        """Share of the spectra that are at or below, 0 to 1; only of a percentile."""
+        @_builtins.property
+        def power_dbfs_per_hz(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+            """Power spectral density in dBFS/Hz, one number a bin. Maximum 16384 bins."""
+
+        def __init__(
+            self,
+            *,
+            kind: Global___SpectrumStatistics.Kind.ValueType = ...,
+            percentile_ratio: _builtins.float | None = ...,
+            power_dbfs_per_hz: _abc.Iterable[_builtins.float] | None = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _typing.Literal["_percentile_ratio", b"_percentile_ratio", "percentile_ratio", b"percentile_ratio"]  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["_percentile_ratio", b"_percentile_ratio", "kind", b"kind", "percentile_ratio", b"percentile_ratio", "power_dbfs_per_hz", b"power_dbfs_per_hz"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        _WhichOneofReturnType__percentile_ratio: _TypeAlias = _typing.Literal["percentile_ratio"]  # noqa: Y015
+        _WhichOneofArgType__percentile_ratio: _TypeAlias = _typing.Literal["_percentile_ratio", b"_percentile_ratio"]  # noqa: Y015
+        def WhichOneof(self, oneof_group: _WhichOneofArgType__percentile_ratio) -> _WhichOneofReturnType__percentile_ratio | None: ...
+
+    FIRST_BIN_HZ_FIELD_NUMBER: _builtins.int
+    BIN_SPACING_HZ_FIELD_NUMBER: _builtins.int
+    SPECTRUM_COUNT_FIELD_NUMBER: _builtins.int
+    KEPT_SPECTRUM_COUNT_FIELD_NUMBER: _builtins.int
+    TRACES_FIELD_NUMBER: _builtins.int
+    first_bin_hz: _builtins.float
+    """Frequency of the first bin relative to the centre, in Hz."""
+    bin_spacing_hz: _builtins.float
+    """Distance of two bins in Hz."""
+    spectrum_count: _builtins.int
+    """Number of spectra that minimum, maximum and mean rest on."""
+    kept_spectrum_count: _builtins.int
+    """Number of spectra, drawn by lot, that the percentiles rest on."""
+    @_builtins.property
+    def traces(self) -> _containers.RepeatedCompositeFieldContainer[Global___SpectrumStatistics.Trace]:
+        """Traces. A percentile so high that fewer than one spectrum lies above it is left out."""
+
+    def __init__(
+        self,
+        *,
+        first_bin_hz: _builtins.float = ...,
+        bin_spacing_hz: _builtins.float = ...,
+        spectrum_count: _builtins.int = ...,
+        kept_spectrum_count: _builtins.int = ...,
+        traces: _abc.Iterable[Global___SpectrumStatistics.Trace] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bin_spacing_hz", b"bin_spacing_hz", "first_bin_hz", b"first_bin_hz", "kept_spectrum_count", b"kept_spectrum_count", "spectrum_count", b"spectrum_count", "traces", b"traces"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SpectrumStatistics: _TypeAlias = SpectrumStatistics  # noqa: Y015
+
+@_typing.final
+class AmplitudeDistribution(_message.Message):
+    """Holds the share of the samples whose amplitude passes each level."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FIRST_LEVEL_DBFS_FIELD_NUMBER: _builtins.int
+    LEVEL_STEP_DB_FIELD_NUMBER: _builtins.int
+    EXCEEDANCE_RATIO_FIELD_NUMBER: _builtins.int
+    first_level_dbfs: _builtins.float
+    """First level in dBFS."""
+    level_step_db: _builtins.float
+    """Distance of two levels in dB."""
+    @_builtins.property
+    def exceedance_ratio(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """Share of the samples above each level, 0 to 1, falling."""
+
+    def __init__(
+        self,
+        *,
+        first_level_dbfs: _builtins.float = ...,
+        level_step_db: _builtins.float = ...,
+        exceedance_ratio: _abc.Iterable[_builtins.float] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["exceedance_ratio", b"exceedance_ratio", "first_level_dbfs", b"first_level_dbfs", "level_step_db", b"level_step_db"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AmplitudeDistribution: _TypeAlias = AmplitudeDistribution  # noqa: Y015
 
 @_typing.final
 class Spectrum(_message.Message):

@@ -5,6 +5,8 @@ INSERT INTO measurements (
     sample_count, lost_sample_count, duration_s, power_dbfs, power_dbm, noise_dbfs_per_hz, snr_db,
     snr_bandwidth_hz, carrier_to_noise_density_db_hz, frequency_offset_hz, frequency_offset_sigma_hz,
     occupied_bandwidth_hz, overload_ratio, estimate_details, spectrum, time_source,
+    frequency_drift_hz_per_s, frequency_scatter_hz, x_db_bandwidth_hz, kurtosis, crest_factor_db,
+    spectral_flatness_ratio, clipped_ratio, wrapped_ratio, dc_offset_dbfs, image_ratio_db, products,
     object_key, state
 ) VALUES (
     :time, :task_id, :receiver_id, :first_sample_index, :first_sample_unix_ns, :frequency_hz,
@@ -12,6 +14,8 @@ INSERT INTO measurements (
     :noise_dbfs_per_hz, :snr_db, :snr_bandwidth_hz, :carrier_to_noise_density_db_hz,
     :frequency_offset_hz, :frequency_offset_sigma_hz, :occupied_bandwidth_hz, :overload_ratio,
     :estimate_details, :spectrum, :time_source,
+    :frequency_drift_hz_per_s, :frequency_scatter_hz, :x_db_bandwidth_hz, :kurtosis, :crest_factor_db,
+    :spectral_flatness_ratio, :clipped_ratio, :wrapped_ratio, :dc_offset_dbfs, :image_ratio_db, :products,
     (SELECT object_key FROM recordings WHERE task_id = :task_id AND receiver_id = :receiver_id),
     (SELECT state FROM recordings WHERE task_id = :task_id AND receiver_id = :receiver_id)
 ) ON CONFLICT (task_id, receiver_id) DO NOTHING;
@@ -22,7 +26,9 @@ SELECT
     time, task_id, receiver_id, first_sample_index, first_sample_unix_ns, frequency_hz, sample_rate_hz,
     sample_count, lost_sample_count, duration_s, power_dbfs, power_dbm, noise_dbfs_per_hz, snr_db,
     snr_bandwidth_hz, carrier_to_noise_density_db_hz, frequency_offset_hz, frequency_offset_sigma_hz,
-    occupied_bandwidth_hz, overload_ratio, estimate_details, spectrum, time_source
+    occupied_bandwidth_hz, overload_ratio, estimate_details, spectrum, time_source,
+    frequency_drift_hz_per_s, frequency_scatter_hz, x_db_bandwidth_hz, kurtosis, crest_factor_db,
+    spectral_flatness_ratio, clipped_ratio, wrapped_ratio, dc_offset_dbfs, image_ratio_db, products
 FROM measurements
 WHERE (first_sample_unix_ns, task_id, receiver_id, first_sample_index)
     < (:after_0, :after_1, :after_2, :after_3)
@@ -42,6 +48,8 @@ INSERT INTO measurement_windows (
     sample_count, lost_sample_count, duration_s, power_dbfs, power_dbm, noise_dbfs_per_hz, snr_db,
     snr_bandwidth_hz, carrier_to_noise_density_db_hz, frequency_offset_hz, frequency_offset_sigma_hz,
     occupied_bandwidth_hz, overload_ratio, estimate_details, spectrum, time_source,
+    frequency_drift_hz_per_s, frequency_scatter_hz, x_db_bandwidth_hz, kurtosis, crest_factor_db,
+    spectral_flatness_ratio, clipped_ratio, wrapped_ratio, dc_offset_dbfs, image_ratio_db, products,
     object_key, state
 ) VALUES (
     :time, :task_id, :receiver_id, :first_sample_index, :first_sample_unix_ns, :frequency_hz,
@@ -49,6 +57,8 @@ INSERT INTO measurement_windows (
     :noise_dbfs_per_hz, :snr_db, :snr_bandwidth_hz, :carrier_to_noise_density_db_hz,
     :frequency_offset_hz, :frequency_offset_sigma_hz, :occupied_bandwidth_hz, :overload_ratio,
     :estimate_details, :spectrum, :time_source,
+    :frequency_drift_hz_per_s, :frequency_scatter_hz, :x_db_bandwidth_hz, :kurtosis, :crest_factor_db,
+    :spectral_flatness_ratio, :clipped_ratio, :wrapped_ratio, :dc_offset_dbfs, :image_ratio_db, :products,
     (SELECT object_key FROM recordings WHERE task_id = :task_id AND receiver_id = :receiver_id),
     (SELECT state FROM recordings WHERE task_id = :task_id AND receiver_id = :receiver_id)
 ) ON CONFLICT (task_id, receiver_id, first_sample_index) DO NOTHING;
@@ -59,7 +69,9 @@ SELECT
     time, task_id, receiver_id, first_sample_index, first_sample_unix_ns, frequency_hz, sample_rate_hz,
     sample_count, lost_sample_count, duration_s, power_dbfs, power_dbm, noise_dbfs_per_hz, snr_db,
     snr_bandwidth_hz, carrier_to_noise_density_db_hz, frequency_offset_hz, frequency_offset_sigma_hz,
-    occupied_bandwidth_hz, overload_ratio, estimate_details, spectrum, time_source
+    occupied_bandwidth_hz, overload_ratio, estimate_details, spectrum, time_source,
+    frequency_drift_hz_per_s, frequency_scatter_hz, x_db_bandwidth_hz, kurtosis, crest_factor_db,
+    spectral_flatness_ratio, clipped_ratio, wrapped_ratio, dc_offset_dbfs, image_ratio_db, products
 FROM measurement_windows
 WHERE (first_sample_unix_ns, task_id, receiver_id, first_sample_index)
     < (:after_0, :after_1, :after_2, :after_3)

@@ -41,6 +41,13 @@ def measurement(task: str = "task-1", receiver: str = "rx-1", **values: Any) -> 
     return made
 
 
+ESTIMATES = [
+    field.name
+    for field in Measurement.DESCRIPTOR.fields
+    if field.message_type is not None and field.message_type.name == "Estimate"
+]
+
+
 def full_measurement() -> Measurement:
     made = measurement(lost_sample_count=340, first_sample_index=7)
     valid, limit, absent = (
@@ -52,6 +59,11 @@ def full_measurement() -> Measurement:
     made.snr_db.CopyFrom(Estimate(value=-12.0, validity=limit, reason="BELOW_LIMIT", method="quantile-0.25"))
     made.power_dbm.CopyFrom(Estimate(validity=absent, reason="NO_CALIBRATION"))
     made.frequency_offset_hz.CopyFrom(Estimate(value=0.0, sigma=0.0, validity=valid, method="coherent"))
+    for number, name in enumerate(ESTIMATES):
+        if not made.HasField(name):  # type: ignore[arg-type]  # a name from the descriptor
+            getattr(made, name).CopyFrom(Estimate(value=0.5 + number, sigma=0.25, validity=valid, method=name))
+    made.products.amplitude_distribution.exceedance_ratio.extend([1.0, 1 / 3, 0.0])
+    made.products.spectral_kurtosis.kurtosis.append(FLOAT32_THIRD)
     made.spectrum.CopyFrom(
         Spectrum(first_bin_hz=-6000.0, bin_spacing_hz=187.5, power_dbfs_per_hz=[FLOAT32_THIRD, -100.5])
     )

@@ -148,3 +148,33 @@ def test_right_receivers_and_problems_of_the_others_come_together(tmp_path: Path
     (problem,) = problems
     assert problem.startswith("net.toml: receiver 'genova': slots: ")
     assert problem.endswith("; got 99")
+
+
+RECORD = """{ offset_db = -41.3, gain_db = 50, uncertainty_db = 1.5, source = "generator", date = 2026-05-01 }"""
+
+
+def test_calibration_record(tmp_path: Path) -> None:
+    (receiver,) = load_receivers(write(tmp_path, GOOD | {"calibration": RECORD}))
+    record = receiver.calibration
+    assert record is not None
+    assert (record.offset_db, record.gain_db, record.uncertainty_db) == (-41.3, 50, 1.5)
+    assert (record.source, record.date.isoformat()) == ("generator", "2026-05-01")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "texts"),
+    [
+        ("-41.3", "nan", ["calibration.offset_db", "nan"]),
+        ("1.5", "0", ["calibration.uncertainty_db", "0"]),
+        ("2026-05-01", '"lately"', ["calibration.date", "'lately'"]),
+        ('"generator"', '""', ["calibration.source"]),
+        (", gain_db = 50", "", ["calibration.gain_db"]),
+        ("gain_db", "gain", ["calibration.gain", "calibration.gain_db"]),
+    ],
+)
+def test_wrong_calibration_record_is_named(tmp_path: Path, old: str, new: str, texts: list[str]) -> None:
+    file = write(tmp_path, GOOD | {"calibration": RECORD.replace(old, new)})
+    with pytest.raises(SettingsError) as caught:
+        load_receivers(file)
+    for text in texts:
+        assert text in str(caught.value)
