@@ -15,6 +15,7 @@ from heimdall.common.v1.error_pb2 import ErrorReason
 from heimdall.common.v1.receiver_pb2 import GainMode, Receiver, Tuning
 from heimdall.errors import FieldViolation, HeimdallError, InvalidFieldsError
 from heimdall.ids import ID_PATTERN, is_id
+from heimdall.metrics import metric_violations
 from heimdall.runtime.settings import CoordinatorSettings
 
 MIN_FREQUENCY_HZ: Final = 1e3
@@ -224,7 +225,7 @@ def _check_measurement(config: MeasurementConfig) -> list[FieldViolation]:
     if bin_count != 0 and bin_count not in _SPECTRUM_BIN_COUNTS:
         text = f"is {bin_count}; 0 for none, or a power of two from 64 to 16384"
         found.append(FieldViolation("spec.measurement.spectrum_bin_count", text))
-    return found
+    return found + metric_violations("spec.measurement.metrics", config.metrics)
 
 
 def _check_labels(labels: Mapping[str, str]) -> list[FieldViolation]:

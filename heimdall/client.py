@@ -20,6 +20,7 @@ from heimdall.common.v1.receiver_pb2 import GainMode
 from heimdall.common.v1.recording_pb2 import Recording
 from heimdall.coordinator.v1 import coordinator_pb2, coordinator_pb2_grpc
 from heimdall.errors import HeimdallError, from_rpc_error
+from heimdall.metrics import metric_named
 from heimdall.runtime.channel import open_channel
 from heimdall.runtime.options import CHANNEL_OPTIONS
 from heimdall.storage.v1 import storage_pb2, storage_pb2_grpc
@@ -62,6 +63,7 @@ def acquisition_spec(
     passband_high_hz: float | None = None,
     window_duration_s: float | None = None,
     spectrum_bin_count: int | None = None,
+    metrics: Sequence[str] = (),
     labels: Mapping[str, str] | None = None,
 ) -> AcquisitionSpec:
     """Builds a spec from plain values. What is None is left to the service's default.
@@ -79,13 +81,14 @@ def acquisition_spec(
         passband_high_hz: Upper edge of the filter relative to the centre in Hz. Default: as wide as the receiver can.
         window_duration_s: Length of a measurement window in s.
         spectrum_bin_count: Number of bins of the spectra that come with the measurements; a power of two.
+        metrics: What to measure, out of heimdall.metrics.METRIC_NAMES. Default: everything that is one number.
         labels: Free key and value pairs kept with the acquisition.
 
     Returns:
         The spec; the service checks its values.
 
     Raises:
-        ValueError: If start_time has no time zone.
+        ValueError: If start_time has no time zone, or there is no such metric.
     """
     spec = AcquisitionSpec(receiver_ids=receiver_ids, min_receivers=min_receivers or 0, labels=labels or {})
     spec.tuning.center_frequency_hz = center_frequency_hz
@@ -108,6 +111,7 @@ def acquisition_spec(
         spec.measurement.window_duration.FromTimedelta(timedelta(seconds=window_duration_s))
     if spectrum_bin_count is not None:
         spec.measurement.spectrum_bin_count = spectrum_bin_count
+    spec.measurement.metrics.extend(metric_named(name) for name in metrics)
     return spec
 
 

@@ -18,6 +18,7 @@ from heimdall.cli.watch import ProgressLines, acquire_to_end, exit_status
 from heimdall.client import HeimdallClient
 from heimdall.common.v1.acquisition_pb2 import Acquisition, AcquisitionSpec
 from heimdall.common.v1.receiver_pb2 import GainMode
+from heimdall.metrics import METRIC_NAMES, metric_named
 
 
 @click.command()
@@ -31,6 +32,13 @@ from heimdall.common.v1.receiver_pb2 import GainMode
 @click.option("--agc", is_flag=True, help="Let the receivers control their gain; levels then mean nothing.")
 @click.option("--max-wait", type=DURATION, help="How long to wait for the receivers to stream. Default: 5s.")
 @click.option("--min-receivers", type=click.IntRange(min=1), help="Receivers that must deliver. Default: 1.")
+@click.option(
+    "--metric",
+    "metrics",
+    multiple=True,
+    type=click.Choice(METRIC_NAMES),
+    help="What to measure; repeatable. Default: everything that is one number.",
+)
 @click.option("--request-id", default="", help="Your own id of this request; makes a repeat harmless.")
 @click.option("--label", "labels", multiple=True, metavar="KEY=VALUE", help="Kept with the acquisition; repeatable.")
 @config_option
@@ -44,6 +52,7 @@ def acquire(
     agc: bool,
     max_wait: Duration | None,
     min_receivers: int | None,
+    metrics: tuple[str, ...],
     request_id: str,
     labels: tuple[str, ...],
     config: Path | None,
@@ -68,6 +77,7 @@ def acquire(
     spec.tuning.gain_mode = GainMode.GAIN_MODE_AUTOMATIC if agc else GainMode.GAIN_MODE_MANUAL
     if gain is not None:
         spec.tuning.gain_db = gain
+    spec.measurement.metrics.extend(metric_named(name) for name in metrics)
 
     async def work(client: HeimdallClient) -> Acquisition:
         if not spec.receiver_ids:
