@@ -90,8 +90,11 @@ def _read_records(content: bytes) -> Contents:
     for record in journal.read_records(content):
         if record.kind is RecordKind.OPEN:
             opening = WriteRecordingRequest.Open.FromString(journal.decode_open(record.payload)[1])
-            if not contents.receiver.receiver_id:
+            first, again = contents.receiver.receiver_id, opening.receiver.receiver_id
+            if not first:
                 contents.receiver, contents.spec = opening.receiver, opening.spec
+            elif again != first:
+                raise ValueError(f"its opening is of {first!r}, and a later one of {again!r}")
         elif record.kind is RecordKind.FINISH:
             contents.end = End.FromString(journal.decode_finish(record.payload)[1])
             if contents.end.HasField("time_solution"):

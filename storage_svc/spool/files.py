@@ -16,6 +16,7 @@ from google.protobuf.message import DecodeError
 from heimdall.common.v1.iq_pb2 import End, IqEvent
 from heimdall.common.v1.recording_pb2 import Recording
 from heimdall.errors import HeimdallError
+from heimdall.ids import ID_PATTERN, is_id
 from heimdall.storage.v1.storage_pb2 import WriteRecordingRequest
 from storage_svc import durable
 from storage_svc.spool import aside, journal
@@ -225,6 +226,9 @@ def _begin(records: Sequence[journal.JournalRecord], size_bytes: int) -> Recover
     try:
         open_unix_ns, message = journal.decode_open(records[0].payload)
         opening = WriteRecordingRequest.Open.FromString(message)
+        if not (is_id(opening.acquisition_id) and is_id(opening.receiver.receiver_id)):
+            named = f"{opening.receiver.receiver_id!r} in {opening.acquisition_id!r}"
+            raise ValueError(f"it opens {named}, which can not be stored; ids match {ID_PATTERN}")
         finished = None
         if records[-1].kind is RecordKind.FINISH:
             # The samples are vouched for by the SHA-512 in the recording, and may be in the object store already.
@@ -247,10 +251,15 @@ def _read_finish(record: journal.JournalRecord, opening: WriteRecordingRequest.O
     recording = Recording.FromString(message)
     End.FromString(end)
     finished = recording.receiver_id, recording.acquisition_id
-    opened = opening.receiver.receiver_id, opening.acquisition_id
+    opened = _names(opening)
     if finished != opened:
         raise ValueError(f"it opens {' in '.join(opened)} and finishes {' in '.join(finished)}")
     return recording
+
+
+def _names(opening: WriteRecordingRequest.Open) -> tuple[str, str]:
+    """Returns which receiver of which acquisition an opening is for."""
+    return opening.receiver.receiver_id, opening.acquisition_id
 
 
 def _take(record: journal.JournalRecord, recovered: RecoveredSpool, files: SpoolFiles) -> bool:
@@ -258,6 +267,8 @@ def _take(record: journal.JournalRecord, recovered: RecoveredSpool, files: Spool
     try:
         if record.kind is RecordKind.OPEN:
             later = WriteRecordingRequest.Open.FromString(journal.decode_open(record.payload)[1])
+            if _names(later) != _names(recovered.opening):
+                return False
             recovered.writer_epoch = max(recovered.writer_epoch, later.writer_epoch)
             return True
         crc32c, message = journal.decode_event(record.payload)

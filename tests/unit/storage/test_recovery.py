@@ -62,6 +62,32 @@ def test_whole_recording_comes_back(folder: Path) -> None:
     assert found.files.sha512.hexdigest() == hashlib.sha512(expected).hexdigest()
 
 
+def test_an_opening_of_another_recording_is_damage(folder: Path) -> None:
+    other = opening(epoch=7)
+    other.receiver.receiver_id = "rx-2"
+    found = recovered(folder)
+    journal_path = folder / "journal"
+    before = journal_path.read_bytes()
+    journal_path.write_bytes(before + journal.encode_open(1_700_000_000_000_000_002, other.SerializeToString()))
+    again = recovered(folder)
+    assert (again.writer_epoch, again.progress.next_index) == (5, found.progress.next_index)
+    assert again.kept_aside is not None
+    assert journal_path.read_bytes() == before
+    journal_path.write_bytes(before + journal.encode_open(1_700_000_000_000_000_002, other.SerializeToString()))
+    with pytest.raises(ValueError, match="its opening is of 'rx-1', and a later one of 'rx-2'"):
+        read_journal(journal_path)
+
+
+def test_an_opening_of_no_recording_is_unreadable(tmp_path: Path) -> None:
+    nameless = opening()
+    nameless.receiver.receiver_id = ""
+    folder = tmp_path / "rx"
+    folder.mkdir()
+    (folder / "journal").write_bytes(journal.encode_open(1_700_000_000_000_000_000, nameless.SerializeToString()))
+    with pytest.raises(SpoolUnreadableError, match="opens '' in 'task-1', which can not be stored"):
+        files.recover(folder)
+
+
 def test_missing_samples_take_their_records_with_them(folder: Path) -> None:
     samples = folder / "samples"
     samples.write_bytes(samples.read_bytes()[:-1])
