@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from dsp_svc.estimate.image import MirrorProducts, image_ratio_db, mirror_products
-from dsp_svc.estimate.noise import noise_floor, passband_bins
-from dsp_svc.estimate.psd import Welch, periodograms, segment_lines
+from dsp_svc.estimate.noise import NoiseFloor, noise_floor, passband_bins
+from dsp_svc.estimate.psd import Spectrum, Welch, periodograms, segment_lines
 from dsp_svc.estimate.result import Quantity, Reason, Validity
-from dsp_svc.estimate.snr import strongest_band
+from dsp_svc.estimate.snr import Band, strongest_band
 
 RATE_HZ = 12_000.0
 COUNT = 48_000
@@ -138,3 +138,16 @@ def test_products_add_up(white_noise: Make) -> None:
     )
     # Bin m above the centre meets bin m below it.
     assert whole.total[9] == pytest.approx(np.sum(lines[:, 10].astype(complex) * lines[:, -10]), rel=1e-5)
+
+
+def test_only_bins_whose_mirror_the_filter_lets_through_count() -> None:
+    welch = Welch(64)
+    density = np.full(64, 1e-9)
+    density[32 + 10 : 32 + 21] = 1.0
+    passband = np.arange(64) >= 32 - 15
+    floor = NoiseFloor(1e-9, 0.0, passband, density > 0.5, Quantity.valid(-90.0, 0.0, ""))
+    # Products of a hundredth up to the 15th bin, beyond it nothing that counts.
+    total = np.where(np.arange(1, 32) <= 15, 0.01, 0.5) * 1e6 * 64.0 * welch.taper_energy + 0j
+    spectrum = Spectrum(welch, density, 64.0, 1e6)
+    result = image_ratio_db(MirrorProducts(welch, total, 10**6), spectrum, floor, Band(9.5, 20.5))
+    assert result.value == pytest.approx(-40.0, abs=1e-3)
