@@ -48,6 +48,8 @@ class Reason(enum.StrEnum):
     """The strongest emission lies on both sides of the tuned centre, on its own mirror image."""
     MIRROR_OUTSIDE_PASSBAND = "MIRROR_OUTSIDE_PASSBAND"
     """The receiver's filter takes out what lies opposite the strongest emission."""
+    NOT_TWO_TONES = "NOT_TWO_TONES"
+    """The signal does not dwell on two frequencies."""
     NOT_CALIBRATED = "NOT_CALIBRATED"
     """The receiver has no calibration record."""
     NOT_MEASURED = "NOT_MEASURED"
