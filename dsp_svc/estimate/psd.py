@@ -20,8 +20,9 @@ MIN_SEGMENT_LENGTH = 16
 MAX_SEGMENT_LENGTH = 16_384
 # Segments are transformed in batches of this many samples, so that the work stays in the processor's cache
 # and a long run costs no more memory than a short one.
-_BATCH_SAMPLES = 1 << 16
-_BATCH_ROWS = 256  # the powers of a batch are summed in single precision, which bears no more
+_BATCH_SAMPLES = 1 << 17
+_BATCH_ROWS = 512  # the powers of a batch are summed in single precision, which bears no more
+_SMALLEST_BUFFER = 16
 
 
 class Taper(enum.Enum):
@@ -252,12 +253,15 @@ def segment_lines(samples: Samples, welch: Welch) -> Iterator[tuple[int, npt.NDA
     # I and Q are multiplied as real numbers: a complex product would take twice the work.
     components = np.ascontiguousarray(samples).view(np.float32)
     length = 2 * welch.segment_length
-    segments = np.lib.stride_tricks.sliding_window_view(components, length)[:: 2 * welch.hop]
+    size = components.itemsize
+    segments: npt.NDArray[np.float32] = np.ndarray(
+        (segment_count, length), np.float32, buffer=components, strides=(2 * welch.hop * size, size)
+    )
     batch = min(max(1, _BATCH_SAMPLES // welch.segment_length), _BATCH_ROWS, segment_count)
     work = np.empty((batch, length), dtype=np.float32)
     for start in range(0, segment_count, batch):
         tapered = work[: min(batch, segment_count - start)]
-        np.multiply(segments[start : start + batch], welch.component_weights, out=tapered)
+        _multiply(segments[start : start + batch], welch.component_weights, tapered)
         lines = scipy.fft.fft(tapered.view(np.complex64), axis=-1, overwrite_x=True)
         yield start, np.asarray(lines, dtype=np.complex64)
 
@@ -288,3 +292,16 @@ def periodograms(samples: Samples, welch: Welch) -> Periodograms:
         total += np.einsum("ij,ij->j", components, components)
     segment_count = welch.segment_count(len(samples))
     return Periodograms(welch, total[::2] + total[1::2], segment_count, welch.effective_segment_count(segment_count))
+
+
+def _multiply(rows: npt.NDArray[np.float32], row: npt.NDArray[np.float32], out: npt.NDArray[np.float32]) -> None:
+    """Multiply each of many rows by the same one.
+
+    numpy first copies rows of less than a quarter of its buffer into that buffer, which takes as long as the product;
+    so it gets none to speak of. Its size belongs to the calling thread.
+    """
+    usual = np.setbufsize(_SMALLEST_BUFFER)
+    try:
+        np.multiply(rows, row, out=out)
+    finally:
+        np.setbufsize(usual)
