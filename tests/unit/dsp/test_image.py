@@ -147,7 +147,8 @@ def test_only_bins_whose_mirror_the_filter_lets_through_count() -> None:
     passband = np.arange(64) >= 32 - 15
     floor = NoiseFloor(1e-9, 0.0, passband, density > 0.5, Quantity.valid(-90.0, 0.0, ""))
     # Products of a hundredth up to the 15th bin, beyond it nothing that counts.
-    total = np.where(np.arange(1, 32) <= 15, 0.01, 0.5) * 1e6 * 64.0 * welch.taper_energy + 0j
+    products = np.where(np.arange(1, 32) <= 15, 0.01, 0.5) * 1e6 * 64.0 * welch.taper_energy
+    total = products.astype(np.complex128)
     spectrum = Spectrum(welch, density, 64.0, 1e6)
     result = image_ratio_db(MirrorProducts(welch, total, 10**6), spectrum, floor, Band(9.5, 20.5))
     assert result.value == pytest.approx(-40.0, abs=1e-3)
