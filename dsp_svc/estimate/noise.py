@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,6 +21,12 @@ _FALSE_ALARM = 1e-6  # per bin: a spectrum of noise alone shows an emission once
 _MEMBER_FALSE_ALARM = 1e-2  # per bin: a fainter bin is part of an emission that it touches
 _MEMBER_BINS = 5  # the width of the Hann taper's main lobe, and of the holes that an emission may have
 _SPREAD_BINS = 15  # neighbours that are looked at together for emissions too weak for any one bin
+_WIDE_SHARE = 4  # of the passband is looked at together where nothing narrower stands out
+_GROWTH_SHARE = 0.75  # of an emission's excess over the noise is expected of the bins that continue it
+_GROWTH_SIGMAS = 5.0  # a stronger emission is continued by bins that stand out as much
+_GROWTH_LOSS = 9.0  # log likelihood lost in a row that ends an emission
+_GROWTH_REACH = (4, 64)  # widths of the emission, and bins, to look ahead at a time
+_MIN_GROWTH_LEVEL = 1.02
 _PASSBAND_EDGE_BINS = 2
 _MAX_ITERATIONS = 20
 _QUANTISATION_MARGIN_DB = 3.0
@@ -68,7 +75,9 @@ def noise_floor(spectrum: Spectrum, passband: npt.NDArray[np.bool_], quantisatio
     P^-1 the inverse of the regularised lower incomplete gamma function.
     Emissions are runs of bins whose mean over 5 bins is above the level that noise passes once in 100, and that
     somewhere pass a level, for one bin or the mean of 15, that noise passes once in a million (the like quantiles
-    of the Gamma law). They are left out and the quantile is taken again until nothing changes.
+    of the Gamma law); where there is none, the mean of a quarter of the passband. Such a run is continued as far as
+    its bins are more likely to hold an emission than noise. They are left out and the quantile is taken again until
+    nothing changes.
     Sigma is that of an order statistic of n independent bins, sqrt(q (1 - q) / n) / (x f(x)), x = P^-1(K, q),
     f the density of Gamma(K).
 
@@ -93,6 +102,8 @@ def noise_floor(spectrum: Spectrum, passband: npt.NDArray[np.bool_], quantisatio
         _critical_density(spectrum, passband, 1, _FALSE_ALARM),
         _critical_density(spectrum, passband, _SPREAD_BINS, _FALSE_ALARM),
     )
+    wide = _critical_density(spectrum, passband, int(np.count_nonzero(passband)) // _WIDE_SHARE | 1, _FALSE_ALARM)
+    independent_shape = shape / spectrum.welch.bins_per_independent_bin
     occupied = nothing
     density = 0.0
     for _ in range(_MAX_ITERATIONS):
@@ -101,6 +112,11 @@ def noise_floor(spectrum: Spectrum, passband: npt.NDArray[np.bool_], quantisatio
             return NoiseFloor(None, 0.0, passband, occupied, Quantity.absent(Reason.PASSBAND_OCCUPIED, _METHOD))
         density = _quantile(quiet) / expected
         found = _occupied(faint, sure, density) & passband
+        if not found.any():
+            found = _occupied(faint, wide, density) & passband
+        if found.any() and density > 0.0:
+            ratio = np.where(passband, spectrum.density, 0.0) / density
+            found = _continued(found, ratio, independent_shape) & passband
         if np.array_equal(found, occupied):
             break
         occupied = found
@@ -129,12 +145,68 @@ def _occupied(faint: npt.NDArray[np.float64], sure: npt.NDArray[np.float64], den
     occupied = np.zeros_like(certain)
     if not certain.any():
         return occupied
-    padded = np.zeros(len(faint) + 2, dtype=np.bool_)
-    padded[1:-1] = ~_widen(~_widen(faint > density, _MEMBER_BINS // 2), _MEMBER_BINS // 2)
-    edges = np.flatnonzero(padded[1:] != padded[:-1])
-    for first, after in zip(edges[::2], edges[1::2], strict=True):
+    runs = _runs(~_widen(~_widen(faint > density, _MEMBER_BINS // 2), _MEMBER_BINS // 2))
+    for first, after in runs:
         occupied[first:after] = certain[first:after].any()
     return occupied
+
+
+def _continued(occupied: npt.NDArray[np.bool_], ratio: npt.NDArray[np.float64], shape: float) -> npt.NDArray[np.bool_]:
+    """Continue each emission on both sides until what follows is noise.
+
+    A weak wide emission passes its levels in places only, and between them it looks like noise bin by bin, but not
+    over many bins.
+
+    Args:
+        occupied: The bins of emissions, shape (bin count,).
+        ratio: The density over that of the noise, shape (bin count,).
+        shape: The shape of the Gamma law of a bin, less what it shares with its neighbours.
+    """
+    continued = occupied.copy()
+    end = 0
+    for first, after in _runs(occupied):
+        if after <= end:
+            continue  # the emission before it reached over it
+        while True:
+            excess = _GROWTH_SHARE * (float(np.mean(ratio[first:after])) - 1.0)
+            level = 1.0 + min(excess, _GROWTH_SIGMAS / math.sqrt(shape))
+            if level < _MIN_GROWTH_LEVEL:
+                break
+            ahead = max(_GROWTH_REACH[0] * (after - first), _GROWTH_REACH[1])
+            below = _reach(ratio[max(first - ahead, 0) : first][::-1], level, shape)
+            above = _reach(ratio[after : after + ahead], level, shape)
+            first, after = first - below, after + above
+            if below == 0 and above == 0:
+                break
+        continued[first:after] = True
+        end = after
+    return continued
+
+
+def _reach(ratio: npt.NDArray[np.float64], level: float, shape: float) -> int:
+    """Count the bins, from the first on, that are likelier to hold the level than the noise's level of 1.
+
+    The logarithm of the likelihood ratio of Gamma(K) scaled by the level against that of noise,
+    K (ratio (1 - 1/level) - ln level), is summed bin by bin; the bins end at its maximum, which is searched until the
+    sum has lost 9 from it (Page 1954).
+    """
+    if not len(ratio):
+        return 0
+    gain = np.cumsum(shape * (ratio * (1.0 - 1.0 / level) - math.log(level)))
+    lost = np.flatnonzero(np.maximum.accumulate(np.maximum(gain, 0.0)) - gain > _GROWTH_LOSS)
+    searched = gain[: lost[0]] if lost.size else gain
+    if not len(searched):
+        return 0
+    best = int(np.argmax(searched))
+    return best + 1 if searched[best] > 0.0 else 0
+
+
+def _runs(mask: npt.NDArray[np.bool_]) -> Iterator[tuple[int, int]]:
+    """Give the first index of each run of the mask, and the index after it."""
+    padded = np.zeros(len(mask) + 2, dtype=np.bool_)
+    padded[1:-1] = mask
+    edges = np.flatnonzero(padded[1:] != padded[:-1])
+    return ((int(first), int(after)) for first, after in zip(edges[::2], edges[1::2], strict=True))
 
 
 def _critical_density(
@@ -148,11 +220,20 @@ def _critical_density(
     if bins == 1:
         return np.where(passband, spectrum.density, 0.0) * (shape / scipy.special.gammainccinv(shape, false_alarm))
     shape *= bins / spectrum.welch.bins_per_independent_bin
-    kernel = np.ones(bins)
-    total = np.convolve(np.where(passband, spectrum.density, 0.0), kernel, "same")
-    count = np.maximum(np.convolve(passband, kernel, "same"), 1.0)
+    total = _neighbours(np.where(passband, spectrum.density, 0.0), bins)
+    count = np.maximum(_neighbours(passband.astype(np.float64), bins), 1.0)
     mean = np.where(passband, total / count, 0.0)
     return np.asarray(mean * (shape / scipy.special.gammainccinv(shape, false_alarm)), dtype=np.float64)
+
+
+def _neighbours(values: npt.NDArray[np.float64], bins: int) -> npt.NDArray[np.float64]:
+    """Sum each value with its neighbours, an odd number of bins that is cut off at both ends."""
+    sums = np.concatenate(([0.0], np.cumsum(values)))
+    places = np.arange(len(values))
+    half = bins // 2
+    return np.asarray(
+        sums[np.minimum(places + half + 1, len(values))] - sums[np.maximum(places - half, 0)], dtype=np.float64
+    )
 
 
 def _quantile(values: npt.NDArray[np.float64]) -> float:

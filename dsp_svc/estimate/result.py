@@ -42,6 +42,8 @@ class Reason(enum.StrEnum):
     """The line does not keep its phase over the recording."""
     SNR_TOO_LOW = "SNR_TOO_LOW"
     """The emission is too weak against the noise for this method."""
+    RESOLUTION = "RESOLUTION"
+    """The emission is narrower than what the spectrum's bins can tell."""
     NO_EXTREME_CODE = "NO_EXTREME_CODE"
     """The format of the samples has no largest code, so that nothing shows an overload."""
     STRADDLES_CENTER = "STRADDLES_CENTER"

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from dsp_svc.estimate.noise import noise_floor, passband_bins
-from dsp_svc.estimate.psd import Spectrum, Welch, periodograms
+from dsp_svc.estimate.psd import Spectrum, Taper, Welch, periodograms
 from dsp_svc.estimate.result import Reason, Validity
 
 RATE_HZ = 12_000.0
@@ -109,3 +109,52 @@ def test_a_floor_needs_bins_of_noise(density: Any, band: tuple[float, float], re
     floor = noise_floor(spectrum, passband_bins(spectrum, *band))
     assert floor.estimate.reason is reason
     assert (floor.density is None) == (reason is not None)
+
+
+def runs_of(mask: Any) -> list[tuple[int, int]]:
+    edges = np.flatnonzero(np.diff(np.concatenate(([0], mask.astype(np.int8), [0]))))
+    return [(int(first), int(after)) for first, after in zip(edges[::2], edges[1::2], strict=True)]
+
+
+def test_a_weak_wide_emission_is_found_whole(rng: np.random.Generator) -> None:
+    # 1.2 dB over the noise with a scatter of 0.65 dB a bin.
+    whole = 0
+    for _ in range(50):
+        density = rng.gamma(43.0, 1.0 / 43.0, 512)
+        density[200:328] *= 1.316
+        spectrum = Spectrum(Welch(512, Taper.BOXCAR), density, RATE_HZ, 43.0)
+        floor = noise_floor(spectrum, passband_bins(spectrum, *EVERYWHERE))
+        longest = max(runs_of(floor.occupied), key=lambda run: run[1] - run[0])
+        whole += abs(longest[0] - 200) <= 12 and abs(longest[1] - 328) <= 12
+    assert whole >= 47
+
+
+def test_half_a_band_of_weak_emission_does_not_lift_the_floor(white_noise: Make, flat_signal: Make) -> None:
+    truth_db = 10 * np.log10(1.0 / RATE_HZ)
+    found = []
+    for _ in range(40):
+        signal = flat_signal(12_000, RATE_HZ, -3_000.0, 3_000.0, 10**-0.5 / 2)
+        found.append(floor_db(periodograms(white_noise(12_000) + signal, Welch(512)).spectrum(RATE_HZ)) - truth_db)
+    assert abs(np.mean(found)) < 0.05
+
+
+@pytest.mark.parametrize("averages", [2, 10, 40, 400])
+def test_two_lines_stay_two_emissions(rng: np.random.Generator, averages: int) -> None:
+    for _ in range(50):
+        density = rng.gamma(averages, 1.0 / averages, 512)
+        density[[200, 201, 220, 221]] *= 1e5
+        spectrum = Spectrum(Welch(512, Taper.BOXCAR), density, RATE_HZ, float(averages))
+        occupied = noise_floor(spectrum, passband_bins(spectrum, *EVERYWHERE)).occupied
+        assert occupied[[200, 201, 220, 221]].all()
+        assert not occupied[206:215].all()
+
+
+@pytest.mark.parametrize("averages", [1, 10, 400])
+def test_noise_has_no_emission(rng: np.random.Generator, averages: int) -> None:
+    found = 0
+    for _ in range(300):
+        spectrum = Spectrum(
+            Welch(512, Taper.BOXCAR), rng.gamma(averages, 1.0 / averages, 512), RATE_HZ, float(averages)
+        )
+        found += bool(noise_floor(spectrum, passband_bins(spectrum, *EVERYWHERE)).occupied.any())
+    assert found <= 2

@@ -94,3 +94,23 @@ def test_without_a_floor_there_is_no_ratio(white_noise: Make) -> None:
     found = measure(white_noise(COUNT), passband_hz=100.0)
     assert found.snr_db.reason is Reason.NO_NOISE_FLOOR
     assert found.bandwidth_hz.value is None
+
+
+@pytest.mark.parametrize(("bandwidth_hz", "seconds"), [(1_500.0, 2), (3_000.0, 1), (6_000.0, 1)])
+@pytest.mark.parametrize(("snr_db", "rms_db"), [(-5.0, 0.45), (0.0, 0.3), (10.0, 0.1), (20.0, 0.1), (40.0, 0.1)])
+def test_the_ratio_is_accepted_in_three_bandwidths(
+    white_noise: Make, flat_signal: Make, bandwidth_hz: float, seconds: int, snr_db: float, rms_db: float
+) -> None:
+    count = seconds * COUNT
+    power = 10 ** (snr_db / 10) * bandwidth_hz / RATE_HZ
+    errors = []
+    for _ in range(60):
+        signal = flat_signal(count, RATE_HZ, -bandwidth_hz / 2, bandwidth_hz / 2, power)
+        found = measure(white_noise(count) + signal)
+        assert found.snr_db.validity is Validity.VALID
+        assert found.snr_db.value is not None
+        assert found.bandwidth_hz.value is not None
+        errors.append(found.snr_db.value - 10 * np.log10(power / (found.bandwidth_hz.value / RATE_HZ)))
+    # A mean of so few trials scatters by an eighth of their scatter.
+    assert abs(np.mean(errors)) < 0.1 + (0.05 if snr_db < 0.0 else 0.0)
+    assert np.sqrt(np.mean(np.square(errors))) < rms_db
