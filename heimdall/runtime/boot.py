@@ -11,6 +11,7 @@ from pathlib import Path
 import click
 
 from heimdall.runtime.background import ServiceFailedError
+from heimdall.runtime.heap import use_one_heap
 from heimdall.runtime.logs import configure_logs
 from heimdall.runtime.server import ServiceDefinition, run_until_signal
 from heimdall.runtime.settings import Settings, SettingsError, load_settings
@@ -35,6 +36,7 @@ def main(name: str, define: Callable[[Settings], ServiceDefinition]) -> None:
         try:
             settings = load_settings(config)
             configure_logs(settings.log, name)
+            use_one_heap()
             asyncio.run(run_until_signal(define(settings), settings))
         except (SettingsError, OSError) as error:
             click.echo(f"{name}: {error}", err=True)
