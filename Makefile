@@ -86,6 +86,14 @@ breaking: $(VENV)/dev.stamp ## fail if the contracts break callers of main
 bench-pipeline: $(VENV)/dev.stamp ## measure the whole mesh
 	$(BIN)/python benchmarks/bench_pipeline.py
 
+.PHONY: bench-dsp
+bench-dsp: $(VENV)/dev.stamp ## measure the estimators on one core
+	$(BIN)/python -m benchmarks.bench_dsp
+
+.PHONY: bench-dsp-streams
+bench-dsp-streams: $(VENV)/dev.stamp ## measure one dsp process under 16 fast streams
+	$(BIN)/python -m benchmarks.bench_dsp_streams
+
 SOAK_MINUTES ?= 13
 
 .PHONY: soak
