@@ -19,8 +19,8 @@ MIN_SNR_DB = -5.0
 """Below this ratio inside its band the edges of an emission are not known."""
 _OUTSIDE = 0.005  # of the power, on each side
 _MIN_GUARD_BINS = 3
-_GUARD_SHARE = 0.15  # of the band on each side, for what slopes down into the noise
-_END_SIGMAS = 0.75  # over the noise of a bin: fainter bins beyond an edge are not the emission's
+_GUARD_SHARE = 0.1  # of the band on each side, for what slopes down into the noise
+_END_SIGMAS = 0.85  # over the noise of a bin: fainter bins beyond an edge are not the emission's
 _MIN_NOISE_BANDWIDTHS = 3.0  # a carrier looks up to 2.8 of the taper's noise bandwidths wide
 _SIGMAS_OVER_NOISE = 3.0
 _DB = 10.0 / math.log(10.0)
@@ -59,7 +59,7 @@ def occupied_bandwidth(spectrum: Spectrum, noise: NoiseFloor, band: Band | None 
     """Estimate the occupied bandwidth: what is outside on either side holds 0.5 % of the emission's power.
 
     The power S - N0 is cumulated over the emission's bins; outside it counts as zero. The emission ends where the sum
-    of S - N0 - 0.75 sigma of a noise bin is largest, at most 15 % of the band or 3 bins beyond it and not in another
+    of S - N0 - 0.85 sigma of a noise bin is largest, at most 10 % of the band or 3 bins beyond it and not in another
     emission. The edges are where the cumulated power passes 0.005 and 0.995 of its end, interpolated linearly,
     followed outwards from the middle of the power.
 
@@ -72,7 +72,7 @@ def occupied_bandwidth(spectrum: Spectrum, noise: NoiseFloor, band: Band | None 
         The width in Hz with its edges. Sigma follows from the scatter of the cumulated power at each edge,
         sum S² r / K_eff for r bins that scatter together, and of the noise floor, over the emission's density
         there; below about 5 dB the scatter is up to twice that, since it is not sure where the emission ends. A steep
-        emission is found within a bin from 0 dB in 1 s, one that slopes into the noise from 0 dB in 4 s. An upper
+        emission is found within a bin from 0 dB in 1 s, one that slopes into the noise from 0 dB in 6 s. An upper
         limit when it is less than three noise bandwidths of the taper: any carrier is about that wide. Absent
         without an emission or a noise floor, and below -5 dB of signal-to-noise ratio in the band. An emission cut
         off by the passband has its width up to there.
@@ -87,8 +87,8 @@ def occupied_bandwidth(spectrum: Spectrum, noise: NoiseFloor, band: Band | None 
         >>> density = np.where(np.abs(np.arange(512) - 256) <= 50, 2.0, 1.0)
         >>> spectrum = Spectrum(Welch(512), density, 512.0, 1e6)
         >>> found = occupied_bandwidth(spectrum, noise_floor(spectrum, np.ones(512, dtype=np.bool_)))
-        >>> round(found.width_hz.value, 1), round(found.midpoint_hz, 1)  # 0.99 of 101 bins
-        (100.0, 0.0)
+        >>> round(found.width_hz.value, 1), round(found.low_hz, 1), round(found.high_hz, 1)  # 0.99 of 101 bins
+        (100.0, -50.0, 50.0)
     """
     region = _region(spectrum, noise, band, _POWER_METHOD)
     if isinstance(region, EmissionBandwidth):

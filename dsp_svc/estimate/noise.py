@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -29,6 +30,9 @@ _GROWTH_REACH = (4, 64)  # widths of the emission, and bins, to look ahead at a 
 _MIN_GROWTH_LEVEL = 1.02
 _PASSBAND_EDGE_BINS = 2
 _MAX_ITERATIONS = 20
+_SLIDING_SHARE = 16
+_SLIDING_MIN_BINS = 32
+_END_WINDOWS = 2  # a window and the next one that does not overlap it give the slope towards an edge
 _QUANTISATION_MARGIN_DB = 3.0
 _METHOD = f"quantile-{QUANTILE:g}"
 
@@ -47,6 +51,21 @@ class NoiseFloor:
     """The passband bins that hold signals or their leakage, shape (bin count,)."""
     estimate: Quantity
     """The same floor in dBFS/Hz."""
+
+
+@dataclass(frozen=True)
+class SlidingNoiseFloor:
+    """A noise floor that changes over the passband."""
+
+    density: npt.NDArray[np.float64] | None
+    """The noise power per Hz of each bin relative to full scale, linear, shape (bin count,), 0 outside the passband;
+    None when it is absent."""
+    relative_sigma: float
+    """The 1-sigma uncertainty of a bin's density over the density; 0 when it is absent."""
+    occupied: npt.NDArray[np.bool_]
+    """The passband bins that hold signals or their leakage, shape (bin count,)."""
+    reason: Reason | None
+    """Why the floor is absent; None if it is not."""
 
 
 def passband_bins(spectrum: Spectrum, low_hz: float, high_hz: float) -> npt.NDArray[np.bool_]:
@@ -96,34 +115,22 @@ def noise_floor(spectrum: Spectrum, passband: npt.NDArray[np.bool_], quantisatio
     if np.count_nonzero(passband) < MIN_NOISE_BINS:
         return NoiseFloor(None, 0.0, passband, nothing, Quantity.absent(Reason.PASSBAND_TOO_NARROW, _METHOD))
     shape = spectrum.effective_count
-    expected = float(scipy.special.gammaincinv(shape, QUANTILE)) / shape
-    faint = _critical_density(spectrum, passband, _MEMBER_BINS, _MEMBER_FALSE_ALARM)
-    sure = np.maximum(
-        _critical_density(spectrum, passband, 1, _FALSE_ALARM),
-        _critical_density(spectrum, passband, _SPREAD_BINS, _FALSE_ALARM),
-    )
-    wide = _critical_density(spectrum, passband, int(np.count_nonzero(passband)) // _WIDE_SHARE | 1, _FALSE_ALARM)
-    independent_shape = shape / spectrum.welch.bins_per_independent_bin
+    levels = _Levels.of(spectrum, passband)
     occupied = nothing
     density = 0.0
     for _ in range(_MAX_ITERATIONS):
         quiet = spectrum.density[passband & ~occupied]
         if quiet.size < MIN_NOISE_BINS:
             return NoiseFloor(None, 0.0, passband, occupied, Quantity.absent(Reason.PASSBAND_OCCUPIED, _METHOD))
-        density = _quantile(quiet) / expected
-        found = _occupied(faint, sure, density) & passband
-        if not found.any():
-            found = _occupied(faint, wide, density) & passband
-        if found.any() and density > 0.0:
-            ratio = np.where(passband, spectrum.density, 0.0) / density
-            found = _continued(found, ratio, independent_shape) & passband
+        density = _quantile(quiet) / _expected(shape, quiet.size)
+        found = levels.emissions(density)
         if np.array_equal(found, occupied):
             break
         occupied = found
     if density == 0.0:
         return NoiseFloor(None, 0.0, passband, occupied, Quantity.absent(Reason.ALL_ZERO, _METHOD))
     independent = np.count_nonzero(passband & ~occupied) / spectrum.welch.bins_per_independent_bin
-    relative_sigma = _quantile_scatter(shape, expected * shape, independent)
+    relative_sigma = _quantile_scatter(shape, independent)
     value = 10.0 * math.log10(density)
     rounding = quantisation_power / spectrum.sample_rate_hz
     if rounding > 0.0 and value < 10.0 * math.log10(rounding) + _QUANTISATION_MARGIN_DB:
@@ -131,6 +138,136 @@ def noise_floor(spectrum: Spectrum, passband: npt.NDArray[np.bool_], quantisatio
     else:
         estimate = Quantity.valid(value, 10.0 / math.log(10.0) * relative_sigma, _METHOD)
     return NoiseFloor(density, relative_sigma, passband, occupied, estimate)
+
+
+def sliding_noise_floor(spectrum: Spectrum, passband: npt.NDArray[np.bool_]) -> SlidingNoiseFloor:
+    """Estimate a noise density that changes over the passband.
+
+    The quantile of `noise_floor` is taken in windows of a sixteenth of the passband (32 bins or more) that overlap by
+    half, the slope from window to window taken out of each, and interpolated in decibels between their middles.
+    Emissions, single bins that noise of this floor passes once in a million and the fainter ones that they touch, are
+    left out, until nothing changes.
+
+    Args:
+        spectrum: The spectrum, linear, of at least one periodogram.
+        passband: The bins to use, shape (bin count,), from `passband_bins`.
+
+    Returns:
+        The floor of every bin. Sigma is that of one window. Up to 3 dB of slope over a window are followed; an emission
+        that fills more than half of a window looks like noise, so use `noise_floor` for wide ones over white noise.
+        Absent for the same reasons as there.
+
+    References:
+        ITU-R Recommendation SM.1753, "Methods for measurements of radio noise", for the choice of quiet parts.
+
+    Examples:
+        >>> import numpy as np
+        >>> from dsp_svc.estimate.psd import Welch
+        >>> slope_db = np.linspace(-70.0, -60.0, 512)
+        >>> spectrum = Spectrum(Welch(512), 10 ** (slope_db / 10), 512.0, 1e6)
+        >>> floor = sliding_noise_floor(spectrum, np.ones(512, dtype=np.bool_))
+        >>> bool(np.all(np.abs(10 * np.log10(floor.density) - slope_db) < 0.1))
+        True
+    """
+    places = np.flatnonzero(passband)
+    occupied = np.zeros_like(passband)
+    if len(places) < MIN_NOISE_BINS:
+        return SlidingNoiseFloor(None, 0.0, occupied, Reason.PASSBAND_TOO_NARROW)
+    shape = spectrum.effective_count
+    width = min(max(len(places) // _SLIDING_SHARE, _SLIDING_MIN_BINS), len(places))
+    starts = np.unique(np.append(np.arange(0, len(places) - width + 1, width // 2), len(places) - width))
+    slopes = np.zeros(len(starts))  # nepers of power a bin
+    floor = np.zeros(len(places))
+    for step in range(_MAX_ITERATIONS):
+        values = np.full(len(starts), np.nan)
+        for window, start in enumerate(starts):
+            bins = places[start : start + width]
+            level = spectrum.density[bins] * np.exp(-slopes[window] * (np.arange(width) - (width - 1) / 2.0))
+            quiet = level[~occupied[bins]]
+            if quiet.size >= MIN_NOISE_BINS:
+                values[window] = _quantile(quiet) / _expected(shape, quiet.size)
+        known = ~np.isnan(values)
+        if not known.any():
+            return SlidingNoiseFloor(None, 0.0, occupied, Reason.PASSBAND_OCCUPIED)
+        if not np.all(values[known] > 0.0):
+            return SlidingNoiseFloor(None, 0.0, occupied, Reason.ALL_ZERO)
+        middles, logs = starts[known] + (width - 1) / 2.0, np.log(values[known])
+        floor = np.exp(_interpolated(middles, logs, len(places)))
+        if len(logs) > 1:
+            slopes = np.interp(starts, starts[known], np.gradient(logs, middles))
+        if step == 0:
+            continue  # a slope that is not known yet would pass for an emission
+        flat = np.zeros(len(passband))
+        flat[places] = spectrum.density[places] / floor
+        flattened = dataclasses.replace(spectrum, density=flat)
+        # The floor of a window is not sure enough to judge many bins together.
+        faint = _critical_density(flattened, passband, _MEMBER_BINS, _MEMBER_FALSE_ALARM)
+        found = _occupied(faint, _critical_density(flattened, passband, 1, _FALSE_ALARM), 1.0) & passband
+        if np.array_equal(found, occupied):
+            break
+        occupied = found
+    density = np.zeros(len(passband))
+    density[places] = floor
+    independent = width / spectrum.welch.bins_per_independent_bin
+    return SlidingNoiseFloor(density, _quantile_scatter(shape, independent), occupied, None)
+
+
+def _interpolated(
+    middles: npt.NDArray[np.float64], values: npt.NDArray[np.float64], count: int
+) -> npt.NDArray[np.float64]:
+    """Interpolate between windows, and carry the slope of the outermost ones on to the edges."""
+    if len(middles) > _END_WINDOWS:
+        ends = [(0, 0.0, _END_WINDOWS), (-1, count - 1.0, -1 - _END_WINDOWS)]
+        slopes = [(values[near] - values[far]) / (middles[near] - middles[far]) for near, _, far in ends]
+        low, high = (
+            values[near] + slope * (edge - middles[near]) for (near, edge, _), slope in zip(ends, slopes, strict=True)
+        )
+        middles = np.concatenate(([0.0], middles, [count - 1.0]))
+        values = np.concatenate(([low], values, [high]))
+    return np.asarray(np.interp(np.arange(count), middles, values), dtype=np.float64)
+
+
+@dataclass(frozen=True)
+class _Levels:
+    """The noise densities below which the bins of a spectrum belong to emissions."""
+
+    density: npt.NDArray[np.float64]
+    """The density of the passband's bins, and 0 outside, shape (bin count,)."""
+    passband: npt.NDArray[np.bool_]
+    """The passband, shape (bin count,)."""
+    shape: float
+    """The shape of the Gamma law of a bin, less what it shares with its neighbours."""
+    faint: npt.NDArray[np.float64]
+    """Below it a bin is in an emission if it touches one, shape (bin count,)."""
+    sure: npt.NDArray[np.float64]
+    """Below it a bin, or a few together, can not be noise, shape (bin count,)."""
+    wide: npt.NDArray[np.float64]
+    """Below it a quarter of the passband about the bin can not be noise, shape (bin count,)."""
+
+    @classmethod
+    def of(cls, spectrum: Spectrum, passband: npt.NDArray[np.bool_]) -> _Levels:
+        """Work out the levels of a spectrum."""
+        wide_bins = int(np.count_nonzero(passband)) // _WIDE_SHARE | 1
+        return cls(
+            np.where(passband, spectrum.density, 0.0),
+            passband,
+            spectrum.effective_count / spectrum.welch.bins_per_independent_bin,
+            _critical_density(spectrum, passband, _MEMBER_BINS, _MEMBER_FALSE_ALARM),
+            np.maximum(
+                _critical_density(spectrum, passband, 1, _FALSE_ALARM),
+                _critical_density(spectrum, passband, _SPREAD_BINS, _FALSE_ALARM),
+            ),
+            _critical_density(spectrum, passband, wide_bins, _FALSE_ALARM),
+        )
+
+    def emissions(self, density: float) -> npt.NDArray[np.bool_]:
+        """Select the bins of emissions over noise of the given density."""
+        found = _occupied(self.faint, self.sure, density) & self.passband
+        if not found.any():
+            found = _occupied(self.faint, self.wide, density) & self.passband
+        if density > 0.0 and found.any():
+            found = _continued(found, self.density / density, self.shape) & self.passband
+        return found
 
 
 def _occupied(faint: npt.NDArray[np.float64], sure: npt.NDArray[np.float64], density: float) -> npt.NDArray[np.bool_]:
@@ -244,7 +381,14 @@ def _quantile(values: npt.NDArray[np.float64]) -> float:
     return float(ordered[below] + (place - below) * (ordered[below + 1] - ordered[below]))
 
 
-def _quantile_scatter(shape: float, x: float, independent: float) -> float:
+def _expected(shape: float, count: int) -> float:
+    """Give the quantile of white noise of density 1 that so many bins have: the k-th of n is at k / (n + 1)."""
+    place = (QUANTILE * (count - 1) + 1.0) / (count + 1)
+    return float(scipy.special.gammaincinv(shape, place)) / shape
+
+
+def _quantile_scatter(shape: float, independent: float) -> float:
+    x = float(scipy.special.gammaincinv(shape, QUANTILE))
     log_pdf = (shape - 1.0) * math.log(x) - x - math.lgamma(shape)
     return math.sqrt(QUANTILE * (1.0 - QUANTILE) / independent) / (x * math.exp(log_pdf))
 

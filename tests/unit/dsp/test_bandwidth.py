@@ -65,7 +65,7 @@ def test_a_flat_emission_has_99_percent_of_its_width(
 def test_a_root_raised_cosine_has_the_width_of_its_integral(
     rng: np.random.Generator, white_noise: Make, snr_db: float
 ) -> None:
-    # Its edges lie where the density slopes into the noise: 4 s are needed where 1 s does for a steep one.
+    # Its edges lie where the density slopes into the noise: 6 s are needed where 1 s does for a steep one.
     def amplitude(frequencies_hz: Any) -> Any:
         return root_raised_cosine(frequencies_hz, 2_000.0, 0.25)
 
@@ -75,8 +75,8 @@ def test_a_root_raised_cosine_has_the_width_of_its_integral(
     power = 10 ** (snr_db / 10) * 2_000.0 / RATE_HZ
     results = []
     for _ in range(40):
-        signal = shaped_signal(rng, 48_000, amplitude, power)
-        results.append(occupied_bandwidth(*spectrum_and_floor(white_noise(48_000) + signal)))
+        signal = shaped_signal(rng, 72_000, amplitude, power)
+        results.append(occupied_bandwidth(*spectrum_and_floor(white_noise(72_000) + signal)))
     widths, sigmas = widths_of(results)
     assert np.mean(widths) == pytest.approx(high_hz - low_hz, abs=BIN_HZ)
     if snr_db >= 5.0:
