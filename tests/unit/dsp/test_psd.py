@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextvars
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -213,6 +214,18 @@ def test_measuring_leaves_the_samples_alone(white_noise: Make) -> None:
     before = samples.copy()
     periodograms(samples, Welch(64))
     np.testing.assert_array_equal(samples, before)
+
+
+def test_the_buffer_of_numpy_is_left_as_it_was(white_noise: Make) -> None:
+    samples = white_noise(4_000)
+
+    def sizes() -> tuple[int, int]:
+        before = np.getbufsize()
+        periodograms(samples, Welch(64))
+        return before, np.getbufsize()
+
+    before, after = contextvars.Context().run(sizes)
+    assert before == after > 16
 
 
 def test_streams_measured_at_once_do_not_mix(white_noise: Make) -> None:
