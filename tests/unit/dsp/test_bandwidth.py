@@ -9,7 +9,7 @@ import pytest
 from dsp_svc.estimate.bandwidth import EmissionBandwidth, occupied_bandwidth, x_db_bandwidth
 from dsp_svc.estimate.noise import NoiseFloor, noise_floor, passband_bins
 from dsp_svc.estimate.psd import Spectrum, Welch, periodograms
-from dsp_svc.estimate.result import Reason, Validity
+from dsp_svc.estimate.result import Quantity, Reason, Validity
 from dsp_svc.estimate.snr import Band
 
 RATE_HZ = 12_000.0
@@ -151,3 +151,14 @@ def test_26_db_down_must_not_be_in_the_noise(white_noise: Make, flat_signal: Mak
     spectrum, floor = spectrum_and_floor(white_noise(12_000) + signal)
     assert x_db_bandwidth(spectrum, floor).width_hz.reason is Reason.SNR_TOO_LOW
     assert x_db_bandwidth(spectrum, floor, x_db=10.0).width_hz.value == pytest.approx(3_000.0, abs=3 * BIN_HZ)
+
+
+@pytest.mark.parametrize(("found_bins", "width_bins"), [(90, 99.0), (60, 71.3)])
+def test_an_emission_may_go_on_for_a_tenth_beyond_the_band(found_bins: int, width_bins: float) -> None:
+    # 100 bins of an emission, of which a band was found: 9 bins more on both sides end it, 6 do not.
+    density = np.where(np.abs(np.arange(512) - 255.5) < 50, 2.0, 1.0)
+    nothing = np.zeros(512, dtype=np.bool_)
+    floor = NoiseFloor(1.0, 0.0, ~nothing, nothing, Quantity.valid(0.0, 0.0, ""))
+    spectrum = Spectrum(Welch(512), density, 512.0, 1e6)
+    found = occupied_bandwidth(spectrum, floor, Band(-0.5 - found_bins / 2, -0.5 + found_bins / 2))
+    assert found.width_hz.value == pytest.approx(width_bins, abs=0.1)
