@@ -7,15 +7,17 @@ from collections.abc import Callable
 import numpy as np
 
 from dsp_svc.estimate.apd import amplitude_distribution, amplitude_histogram
+from dsp_svc.estimate.bandwidth import occupied_bandwidth, x_db_bandwidth
 from dsp_svc.estimate.carrier import Carrier
 from dsp_svc.estimate.centroid import centroid_hz
 from dsp_svc.estimate.clipping import clipped_ratio, clipping, wrapped_ratio
+from dsp_svc.estimate.drift import FrequencyTrack, drift_hz_per_s, frequency_scatter_hz
 from dsp_svc.estimate.flatness import flatness
 from dsp_svc.estimate.fsk import two_tones
 from dsp_svc.estimate.image import MirrorProducts, image_ratio_db, mirror_products
 from dsp_svc.estimate.kurtosis import kurtosis
 from dsp_svc.estimate.levels import crest_factor_db, dc_offset_dbfs, moments, power_dbfs
-from dsp_svc.estimate.noise import noise_floor, passband_bins
+from dsp_svc.estimate.noise import noise_floor, passband_bins, sliding_noise_floor
 from dsp_svc.estimate.offset import Tone, find_tone
 from dsp_svc.estimate.percentiles import Rows, bin_statistics, rows
 from dsp_svc.estimate.psd import Welch, periodograms, segment_lines
@@ -27,6 +29,8 @@ from dsp_svc.estimate.spectral_kurtosis import PowerSums, power_sums, spectral_k
 Work = Callable[[], object]
 
 SEGMENT_LENGTH = 512
+SEARCHED_SAMPLES = 1 << 16
+"""Most samples of a run that an emission without a carrier is looked for in."""
 
 
 def sample_metrics(data: bytes, coding: SampleCoding, rate_hz: float) -> dict[str, Work]:
@@ -44,8 +48,6 @@ def sample_metrics(data: bytes, coding: SampleCoding, rate_hz: float) -> dict[st
     batches = [(first, lines.copy()) for first, lines in segment_lines(samples, welch)]
     tone = find_tone(samples)
     assert isinstance(tone, Tone)
-    middle_hz = tone.cycles_per_sample * rate_hz
-    band = Band(middle_hz - rate_hz / 20, middle_hz + rate_hz / 20)
     carrier = Carrier(tone.cycles_per_sample)
     return {
         "decode": lambda: coding.decode(data),
@@ -60,8 +62,6 @@ def sample_metrics(data: bytes, coding: SampleCoding, rate_hz: float) -> dict[st
         "amplitude distribution": lambda: amplitude_histogram(samples),
         "line": lambda: find_tone(samples),
         "coherent carrier": lambda: carrier.add(samples, 0, rate_hz),
-        "M-th power (no line found)": lambda: psk_offset_hz(samples, rate_hz, band, middle_hz),
-        "two tones (no line found)": lambda: two_tones(samples, rate_hz, band),
     }
 
 
@@ -82,14 +82,26 @@ def window_metrics(data: bytes, coding: SampleCoding, rate_hz: float) -> dict[st
         products += mirror_products(lines, welch)
         statistics += rows(lines, welch)
     histogram = amplitude_histogram(samples)
+    track = FrequencyTrack.none()
+    for second in range(10):
+        track += FrequencyTrack.point(float(second), 0.01 * second, 0.001)
+    searched = samples[:SEARCHED_SAMPLES]
+    wide = Band(band.low_hz - rate_hz / 20, band.high_hz + rate_hz / 20)
+    middle_hz = (band.low_hz + band.high_hz) / 2
     duration_s = len(samples) / rate_hz
     return {
         "power, crest factor, DC": lambda: (power_dbfs(sums), crest_factor_db(sums), dc_offset_dbfs(sums)),
         "kurtosis": lambda: kurtosis(sums),
         "clipped and wrapped": lambda: (clipped_ratio(codes, coding), wrapped_ratio(codes, coding)),
         "noise floor": lambda: noise_floor(spectrum, bins, coding.quantisation_power),
+        "sliding noise floor": lambda: sliding_noise_floor(spectrum, bins),
         "SNR and C/N0": lambda: signal_to_noise(spectrum, noise, duration_s),
         "flatness": lambda: flatness(spectrum, bins),
+        "occupied bandwidth": lambda: occupied_bandwidth(spectrum, noise, band),
+        "x dB bandwidth": lambda: x_db_bandwidth(spectrum, noise, band),
+        "drift": lambda: (drift_hz_per_s(track), frequency_scatter_hz(track)),
+        "M-th power, 65,536 samples, where there is no line": lambda: psk_offset_hz(searched, rate_hz, wide, middle_hz),
+        "two tones, 65,536 samples, where there is no line": lambda: two_tones(searched, rate_hz, wide),
         "centroid": lambda: centroid_hz(spectrum, noise, band),
         "spectral kurtosis": lambda: spectral_kurtosis(powers),
         "image": lambda: image_ratio_db(products, spectrum, noise, band),
