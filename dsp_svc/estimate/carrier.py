@@ -85,6 +85,12 @@ def derotated_averages(samples: Samples, first_index: int, cycles_per_sample: fl
 
     Returns:
         The sums of equal stretches (the last may be shorter) with their places and sizes.
+
+    Examples:
+        >>> run = np.exp(2j * np.pi * 0.25 * np.arange(64)).astype(np.complex64)
+        >>> averages = derotated_averages(run, 0, 0.25, 1000.0)
+        >>> np.round(averages.sums.real, 3)[:2].tolist(), averages.centres[:2].tolist()
+        ([4.0, 4.0], [1.5, 5.5])
     """
     count = len(samples)
     stretches = min(max(_MIN_AVERAGES_A_RUN, math.ceil(count / (AVERAGE_S * sample_rate_hz))), count)
@@ -162,6 +168,12 @@ def carrier_offset_hz(averages: Averages, cycles_per_sample: float, sample_rate_
     Returns:
         The offset from the tuned centre in Hz. Absent with fewer than 8 averages, and when their coherent sum
         does not stand 14 dB (integrated SNR) above their scatter: then the carrier was not coherent.
+
+    Examples:
+        >>> tone = np.exp(2j * np.pi * 0.100002 * np.arange(30_000)).astype(np.complex64)
+        >>> kept = [derotated_averages(tone[at : at + 5_000], at, 0.1, 1000.0) for at in (0, 5_000, 25_000)]
+        >>> round(carrier_offset_hz(join(kept), 0.1, 1000.0).value, 4)
+        100.002
     """
     found = len(averages.sums)
     if found < MIN_AVERAGES:

@@ -79,6 +79,12 @@ def passband_bins(spectrum: Spectrum, low_hz: float, high_hz: float) -> npt.NDAr
     Returns:
         A mask over the bins, shape (bin count,). A passband as wide as the sample rate selects them all:
         then no filter shapes the edges.
+
+    Examples:
+        >>> from dsp_svc.estimate.psd import Welch
+        >>> spectrum = Spectrum(Welch(64), np.ones(64), 64.0, 1.0)
+        >>> spectrum.frequencies_hz[passband_bins(spectrum, -5.0, 4.0)].tolist()
+        [-3.0, -2.0, -1.0, 0.0, 1.0, 2.0]
     """
     if high_hz - low_hz >= spectrum.sample_rate_hz:
         return np.ones(spectrum.welch.segment_length, dtype=np.bool_)
@@ -110,6 +116,19 @@ def noise_floor(spectrum: Spectrum, passband: npt.NDArray[np.bool_], quantisatio
         The floor in dBFS/Hz. An upper limit when it is within 3 dB of the rounding noise: there the
         receiver's noise was not recorded. Absent when fewer than 16 signal-free bins are left, or they hold no
         power.
+
+    References:
+        H. David, H. Nagaraja, "Order Statistics", 2003; ITU-R Recommendation SM.1753 (noise from the quieter bins).
+
+    Examples:
+        >>> from dsp_svc.estimate.psd import Welch
+        >>> rng = np.random.default_rng(1)
+        >>> density = 1e-9 * rng.gamma(50.0, 1 / 50.0, 512)
+        >>> density[100:200] *= 1000.0
+        >>> spectrum = Spectrum(Welch(512), density, 12_000.0, 50.0)
+        >>> floor = noise_floor(spectrum, passband_bins(spectrum, -6_000.0, 6_000.0))
+        >>> round(floor.estimate.value), bool(floor.occupied[150])
+        (-90, True)
     """
     nothing = np.zeros_like(passband)
     if np.count_nonzero(passband) < MIN_NOISE_BINS:

@@ -55,6 +55,18 @@ def find_tone(samples: Samples, low_cycles: float = -0.5, high_cycles: float = 0
     Returns:
         The tone, or the reason why there is none: fewer than 256 samples, nothing but zeros, or an integrated
         SNR below 14 dB.
+
+    References:
+        E. Aboutanios, B. Mulgrew, "Iterative frequency estimation by interpolation on Fourier coefficients", IEEE
+        Trans. SP 53, 2005; D. Rife, R. Boorstyn, "Single-tone parameter estimation from discrete-time
+        observations", IEEE Trans. IT 20, 1974.
+
+    Examples:
+        >>> tone = find_tone(np.exp(2j * np.pi * 0.123456 * np.arange(1000)).astype(np.complex64))
+        >>> round(tone.cycles_per_sample, 6)
+        0.123456
+        >>> find_tone(np.zeros(1000, dtype=np.complex64)).value
+        'ALL_ZERO'
     """
     samples = samples[:MAX_SAMPLES]
     count = len(samples)
@@ -91,6 +103,10 @@ def frequency_offset_hz(tone: Tone | Reason, sample_rate_hz: float) -> Quantity:
 
     Returns:
         The offset in Hz, absent with the reason that `find_tone` gave.
+
+    Examples:
+        >>> frequency_offset_hz(Tone(0.25, 1e-6, 30.0), 12000.0).value
+        3000.0
     """
     if isinstance(tone, Reason):
         return Quantity.absent(tone, _METHOD)

@@ -53,6 +53,14 @@ def strongest_band(spectrum: Spectrum, noise: NoiseFloor) -> Band | None:
 
     Returns:
         The band from bin edge to bin edge, without guard, or None when no bin stands out.
+
+    Examples:
+        >>> from dsp_svc.estimate.noise import noise_floor
+        >>> from dsp_svc.estimate.psd import Welch
+        >>> density = np.where(np.abs(np.arange(512) - 256) <= 10, 100.0, 1.0)
+        >>> spectrum = Spectrum(Welch(512), density, 512.0, 1000.0)
+        >>> strongest_band(spectrum, noise_floor(spectrum, np.ones(512, dtype=np.bool_)))  # 2 bins of skirt
+        Band(low_hz=-12.5, high_hz=12.5)
     """
     if not noise.occupied.any():
         return None
@@ -81,6 +89,15 @@ def signal_to_noise(spectrum: Spectrum, noise: NoiseFloor, duration_s: float) ->
     Returns:
         The ratio in dB with its bandwidth in Hz. Where no emission stands out, an upper limit (two sigma) for
         the whole passband. Absent without a noise floor.
+
+    Examples:
+        >>> from dsp_svc.estimate.noise import noise_floor
+        >>> from dsp_svc.estimate.psd import Welch
+        >>> density = np.where(np.abs(np.arange(512) - 256) <= 10, 101.0, 1.0)
+        >>> spectrum = Spectrum(Welch(512), density, 512.0, 1e6)
+        >>> found = signal_to_noise(spectrum, noise_floor(spectrum, np.ones(512, dtype=np.bool_)), 10.0)
+        >>> round(found.carrier_to_noise_density_db_hz.value, 2)  # 100 x 21 Hz
+        33.22
     """
     if noise.density is None or noise.estimate.validity is not Validity.VALID:
         nothing = Quantity.absent(Reason.NO_NOISE_FLOOR, _METHOD)
