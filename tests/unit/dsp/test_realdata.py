@@ -10,18 +10,9 @@ import pytest
 from dsp_svc.requests import StreamConfig
 from dsp_svc.session import Session
 from heimdall.common.v1 import iq_pb2, measurement_pb2
+from tests.kiwi_wav import SAMPLES_A_GROUP, read_codes
 
 pytestmark = pytest.mark.realdata
-
-GROUP_BYTES = 2074
-SAMPLES_A_GROUP = 512
-
-
-def read_codes(path: Path, dropped_groups: int) -> bytes:
-    """The I,Q codes of a Kiwi WAV: 36 bytes of header, then groups of a stamp, 18 bytes, and data, 8 + 2048."""
-    body = path.read_bytes()[36:]
-    groups = range(dropped_groups, len(body) // GROUP_BYTES)
-    return b"".join(body[at * GROUP_BYTES + 26 : (at + 1) * GROUP_BYTES] for at in groups)
 
 
 def measure(codes: bytes, announced_hz: float, fitted_hz: float) -> list[measurement_pb2.Measurement]:
