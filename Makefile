@@ -78,6 +78,10 @@ gen: $(VENV)/dev.stamp ## generate stubs, descriptor set and contract docs from 
 check-gen: $(VENV)/dev.stamp ## fail if a generated file is out of date
 	$(BIN)/python tools/generate.py --check
 
+.PHONY: acceptance
+acceptance: $(VENV)/dev.stamp ## measure what the estimators reach into docs/acceptance.md; needs the real recordings
+	$(BIN)/python -m tools.acceptance_docs
+
 .PHONY: breaking
 breaking: $(VENV)/dev.stamp ## fail if the contracts break callers of main
 	BUF=$(BIN)/buf tools/breaking.sh
