@@ -51,9 +51,9 @@ def _scaled(rng: np.random.Generator) -> list[Check]:
         samples = _signal(rng, _COUNT)
         pairs.append((_numbers(samples), _numbers(samples * np.float32(1e-3))))
     return [
-        at_most("level, dB off", _largest([b.level_db - a.level_db + 60 for a, b in pairs]), 0.001),
-        at_most("noise floor, dB off", _largest([b.noise_db - a.noise_db + 60 for a, b in pairs]), 0.001),
-        at_most("SNR, dB off", _largest([b.snr_db - a.snr_db for a, b in pairs]), 0.001),
+        at_most("level, dB off", _largest([b.level_db - a.level_db + 60 for a, b in pairs]), 1e-4, 4),
+        at_most("noise floor, dB off", _largest([b.noise_db - a.noise_db + 60 for a, b in pairs]), 1e-4, 4),
+        at_most("SNR, dB off", _largest([b.snr_db - a.snr_db for a, b in pairs]), 1e-4, 4),
         at_most("offset, mHz off", _largest([1e3 * (b.offset_hz - a.offset_hz) for a, b in pairs]), 0.1),
     ]
 
