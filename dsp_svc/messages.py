@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Final
 
+from dsp_svc.estimate.apd import LOWEST_DBFS, STEP_DB
+from dsp_svc.estimate.numbers import Axis, Numbers, Products
+from dsp_svc.estimate.percentiles import BinStatistics
 from dsp_svc.estimate.psd import Spectrum
-from dsp_svc.estimate.result import Quantity, Reason, Validity
-from dsp_svc.meter import StretchNumbers
+from dsp_svc.estimate.result import Quantity, Validity
+from dsp_svc.estimate.spectral_kurtosis import SpectralKurtosis
 from heimdall.common.v1 import measurement_pb2
 
 _VALIDITIES: Final[Mapping[Validity, measurement_pb2.Estimate.Validity.ValueType]] = MappingProxyType(
@@ -31,29 +35,40 @@ def estimate_message(quantity: Quantity) -> measurement_pb2.Estimate:
     )
 
 
-def fill_numbers(measurement: measurement_pb2.Measurement, stretch: StretchNumbers, overload: Quantity) -> None:
+def fill_numbers(
+    measurement: measurement_pb2.Measurement, numbers: Numbers, products: Products, overload: Quantity
+) -> None:
     """Puts the numbers of a stretch into its measurement.
 
     Args:
         measurement: The measurement, which already says whose numbers they are.
-        stretch: The numbers.
+        numbers: The numbers.
+        products: What is no single number.
         overload: The share of the samples that the receiver marked as overloaded.
     """
-    numbers = stretch.numbers
-    measurement.sample_count = stretch.sample_count
-    measurement.power_dbfs.CopyFrom(estimate_message(numbers.power_dbfs))
-    measurement.power_dbm.CopyFrom(estimate_message(Quantity.absent(Reason.NOT_CALIBRATED, "")))
-    measurement.noise_dbfs_per_hz.CopyFrom(estimate_message(numbers.noise_dbfs_per_hz))
-    snr = numbers.signal_to_noise
-    measurement.snr_db.CopyFrom(estimate_message(snr.snr_db))
-    measurement.snr_bandwidth_hz.CopyFrom(estimate_message(snr.bandwidth_hz))
-    density = estimate_message(snr.carrier_to_noise_density_db_hz)
-    measurement.carrier_to_noise_density_db_hz.CopyFrom(density)
-    measurement.frequency_offset_hz.CopyFrom(estimate_message(stretch.frequency_offset_hz))
-    measurement.occupied_bandwidth_hz.CopyFrom(estimate_message(Quantity.absent(Reason.NOT_MEASURED, "")))
+    for number in dataclasses.fields(numbers):
+        getattr(measurement, number.name).CopyFrom(estimate_message(getattr(numbers, number.name)))
     measurement.overload_ratio.CopyFrom(estimate_message(overload))
-    if numbers.spectrum is not None:
-        measurement.spectrum.CopyFrom(_spectrum_message(numbers.spectrum))
+    if products.spectrum is not None:
+        measurement.spectrum.CopyFrom(_spectrum_message(products.spectrum))
+    made = measurement.products
+    if products.noise_profile is not None:
+        axis, density = products.noise_profile
+        made.noise_profile.CopyFrom(
+            measurement_pb2.NoiseProfile(
+                first_bin_hz=axis.first_bin_hz, bin_spacing_hz=axis.bin_spacing_hz, noise_dbfs_per_hz=density
+            )
+        )
+    if products.spectral_kurtosis is not None:
+        made.spectral_kurtosis.CopyFrom(_kurtosis_message(*products.spectral_kurtosis))
+    if products.bin_statistics is not None:
+        made.spectrum_statistics.CopyFrom(_statistics_message(*products.bin_statistics))
+    if products.amplitudes is not None:
+        made.amplitude_distribution.CopyFrom(
+            measurement_pb2.AmplitudeDistribution(
+                first_level_dbfs=LOWEST_DBFS, level_step_db=STEP_DB, exceedance_ratio=products.amplitudes.probabilities
+            )
+        )
 
 
 def _spectrum_message(spectrum: Spectrum) -> measurement_pb2.Spectrum:
@@ -63,4 +78,35 @@ def _spectrum_message(spectrum: Spectrum) -> measurement_pb2.Spectrum:
         power_dbfs_per_hz=spectrum.density_dbfs_per_hz(),
         noise_bandwidth_hz=spectrum.welch.enbw_bins * spectrum.bin_width_hz,
         effective_average_count=spectrum.effective_count,
+    )
+
+
+def _kurtosis_message(axis: Axis, found: SpectralKurtosis) -> measurement_pb2.SpectralKurtosis:
+    return measurement_pb2.SpectralKurtosis(
+        first_bin_hz=axis.first_bin_hz,
+        bin_spacing_hz=axis.bin_spacing_hz,
+        kurtosis=found.values,
+        sigma=found.sigma,
+        spectrum_count=found.spectrum_count,
+    )
+
+
+def _statistics_message(axis: Axis, found: BinStatistics) -> measurement_pb2.SpectrumStatistics:
+    kinds, trace = measurement_pb2.SpectrumStatistics, measurement_pb2.SpectrumStatistics.Trace
+    percentiles = {50.0: found.median, **found.percentiles}
+    return measurement_pb2.SpectrumStatistics(
+        first_bin_hz=axis.first_bin_hz,
+        bin_spacing_hz=axis.bin_spacing_hz,
+        spectrum_count=found.row_count,
+        kept_spectrum_count=found.kept_count,
+        traces=[
+            trace(kind=kinds.KIND_MINIMUM, power_dbfs_per_hz=found.minimum),
+            trace(kind=kinds.KIND_MAXIMUM, power_dbfs_per_hz=found.maximum),
+            trace(kind=kinds.KIND_MEAN, power_dbfs_per_hz=found.mean),
+            trace(kind=kinds.KIND_SAMPLE, power_dbfs_per_hz=found.sample),
+            *(
+                trace(kind=kinds.KIND_PERCENTILE, percentile_ratio=percent / 100.0, power_dbfs_per_hz=values)
+                for percent, values in sorted(percentiles.items())
+            ),
+        ],
     )

@@ -8,14 +8,17 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Final
 
+from dsp_svc.estimate.calibration import Calibration
+from dsp_svc.estimate.metrics import DEFAULT_METRICS, Metric
 from dsp_svc.estimate.psd import Welch
 from dsp_svc.estimate.samples import SampleCoding, SampleFormat
 from dsp_svc.estimate.snr import Band
-from heimdall.common.v1 import acquisition_pb2, iq_pb2
+from heimdall.common.v1 import acquisition_pb2, iq_pb2, measurement_pb2
 from heimdall.common.v1.error_pb2 import ErrorReason
 from heimdall.dsp.v1 import dsp_pb2
 from heimdall.errors import BadFieldError, FieldViolation, InvalidFieldsError
 from heimdall.ids import ID_PATTERN, is_id
+from heimdall.metrics import metric_violations
 
 MAX_SAMPLES_BYTES: Final = 1024 * 1024
 """Most bytes of samples in one message."""
@@ -26,12 +29,17 @@ _BIN_COUNT_RANGE: Final = (64, 16_384)
 _DEFAULT_BIN_COUNT: Final = 1024
 _SAMPLE_RATE_RANGE_HZ: Final = (100.0, 1e9)
 _FULL_SCALE_RANGE: Final = (1e-3, 1e9)
+_OFFSET_RANGE_DB: Final = (-1000.0, 1000.0)
+_UNCERTAINTY_RANGE_DB: Final = (1e-6, 100.0)
 _FORMATS: Final[Mapping[int, SampleFormat]] = MappingProxyType(
     {
         iq_pb2.SAMPLE_FORMAT_CI16_LE: SampleFormat.CI16_LE,
         iq_pb2.SAMPLE_FORMAT_CU8: SampleFormat.CU8,
         iq_pb2.SAMPLE_FORMAT_CF32_LE: SampleFormat.CF32_LE,
     }
+)
+_METRICS: Final[Mapping[int, Metric]] = MappingProxyType(
+    {measurement_pb2.Metric.Value(f"METRIC_{metric.name}"): metric for metric in Metric}
 )
 _SCALES: Final[Mapping[SampleFormat, tuple[float, float]]] = MappingProxyType(
     {
@@ -54,6 +62,8 @@ class StreamConfig:
     """The length of a measurement window in s."""
     spectrum_bin_count: int
     """The bins of the spectra that are handed out; 0 for none."""
+    metrics: frozenset[Metric] = DEFAULT_METRICS
+    """What is measured."""
 
 
 @dataclass(frozen=True)
@@ -72,6 +82,8 @@ class StreamSegment:
     """What the receiver's filter lets through; all of the baseband if that is not known."""
     time_source: iq_pb2.TimeSource.ValueType
     """Whose clock the sample times come from."""
+    calibration: Calibration | None = None
+    """What turns levels into dBm; None if that is not known."""
 
 
 @dataclass(frozen=True)
@@ -106,9 +118,11 @@ def read_config(config: dsp_pb2.ProcessRequest.Config) -> StreamConfig:
     bin_count = config.measurement.spectrum_bin_count
     if bin_count != 0:
         _check_bin_count("config.measurement.spectrum_bin_count", bin_count, wrong)
+    wrong += metric_violations("config.measurement.metrics", config.measurement.metrics)
     if wrong:
         raise InvalidFieldsError(wrong)
-    return StreamConfig(config.acquisition_id, config.receiver_id, window_s, bin_count)
+    asked = frozenset(_METRICS[metric] for metric in config.measurement.metrics)
+    return StreamConfig(config.acquisition_id, config.receiver_id, window_s, bin_count, asked or DEFAULT_METRICS)
 
 
 def read_segment(segment: iq_pb2.Segment) -> StreamSegment:
@@ -125,6 +139,7 @@ def read_segment(segment: iq_pb2.Segment) -> StreamSegment:
     _check_finite("event.segment.zero_offset", segment.zero_offset, wrong)
     _check_finite("event.segment.center_frequency_hz", segment.center_frequency_hz, wrong)
     passband = _read_passband(segment, segment.sample_rate_hz, "event.segment.", wrong)
+    calibration = _read_calibration(segment, wrong)
     if wrong:
         raise InvalidFieldsError(wrong)
     return StreamSegment(
@@ -134,6 +149,7 @@ def read_segment(segment: iq_pb2.Segment) -> StreamSegment:
         SampleCoding(coding_format, segment.full_scale, segment.zero_offset),
         passband,
         segment.time_source,
+        calibration,
     )
 
 
@@ -227,6 +243,15 @@ def _read_passband(
         text = f"{low_hz:g}..{high_hz:g} Hz is outside the baseband, {-sample_rate_hz / 2:g}..{sample_rate_hz / 2:g} Hz"
         wrong.append(FieldViolation(f"{prefix}passband_low_hz", text))
     return Band(low_hz, high_hz)
+
+
+def _read_calibration(segment: iq_pb2.Segment, wrong: list[FieldViolation]) -> Calibration | None:
+    if not segment.HasField("calibration"):
+        return None
+    record = segment.calibration
+    _check_range("event.segment.calibration.offset_db", record.offset_db, _OFFSET_RANGE_DB, wrong)
+    _check_range("event.segment.calibration.uncertainty_db", record.uncertainty_db, _UNCERTAINTY_RANGE_DB, wrong)
+    return Calibration(record.offset_db, record.uncertainty_db, record.derived)
 
 
 def _check_bin_count(field: str, bin_count: int, wrong: list[FieldViolation]) -> None:

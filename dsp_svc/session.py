@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from dsp_svc.estimate.calibration import Calibration
 from dsp_svc.estimate.measure import Plan
 from dsp_svc.estimate.psd import Welch, default_segment_length
 from dsp_svc.estimate.result import Quantity, Reason
@@ -31,6 +32,8 @@ class Run:
     """The index of the first of them."""
     passband: Band
     """What the receiver's filter let through."""
+    calibration: Calibration | None
+    """What turns their levels into dBm; None if that is not known."""
     window: Window
     """The window that they belong to, as it stands after them."""
     completes_window: bool
@@ -70,6 +73,7 @@ class Session:
         self._segment: StreamSegment | None = None
         self._meter: Meter | None = None
         self._passband = Band(0.0, 0.0)
+        self._calibration: Calibration | None = None
         self._shared_passband = Band(0.0, 0.0)
         self._next_index = 0
         self._lost_count = 0
@@ -96,7 +100,7 @@ class Session:
         if kind is None:
             raise InvalidFieldsError([FieldViolation("event", "is empty or of a kind that this version does not know")])
         if kind == "segment":
-            self._open(event.segment)
+            yield from self._open(event.segment)
         elif kind == "heartbeat":
             return
         elif self._segment is None:
@@ -131,7 +135,7 @@ class Session:
         segment, meter = self._opened()
         if run.data:
             try:
-                meter.add(run.data, run.first_index, run.passband)
+                meter.add(run.data, run.first_index, run.passband, run.calibration)
             except ValueError as error:
                 raise InvalidFieldsError([FieldViolation("event.block.samples", str(error))]) from error
         result = None
@@ -176,7 +180,8 @@ class Session:
             raise BadFieldError(ErrorReason.ERROR_REASON_UNEXPECTED_MESSAGE, "event", "the stream has no segment yet")
         return self._segment, self._meter
 
-    def _open(self, message: iq_pb2.Segment) -> None:
+    def _open(self, message: iq_pb2.Segment) -> Iterator[Run]:
+        """Takes a segment; what came before it is measured as what it was."""
         segment = read_segment(message)
         self._check_index("event.segment.first_sample_index", segment.first_sample_index)
         if message.receiver_id != self._config.receiver_id:
@@ -190,6 +195,7 @@ class Session:
                     segment.sample_rate_hz,
                     Welch(default_segment_length(segment.sample_rate_hz)),
                     Welch(bin_count) if bin_count else None,
+                    self._config.metrics,
                 )
             )
             self._shared_passband = segment.passband
@@ -198,8 +204,11 @@ class Session:
             low_hz = max(self._shared_passband.low_hz, segment.passband.low_hz)
             high_hz = min(self._shared_passband.high_hz, segment.passband.high_hz)
             self._shared_passband = Band(low_hz, high_hz)
+            if self._window is not None and self._data:
+                yield self._run(self._window, completes=False, breaks=False)
         self._segment = segment
         self._passband = segment.passband
+        self._calibration = segment.calibration
 
     def _take(self, block: iq_pb2.Block, segment: StreamSegment) -> Iterator[Run]:
         if block.sample_count < 1:
@@ -255,7 +264,7 @@ class Session:
         first_index = self._next_index - len(data) // segment.coding.sample_size_bytes
         if completes or breaks:
             self._window = None
-        return Run(data, first_index, self._passband, window, completes, breaks)
+        return Run(data, first_index, self._passband, self._calibration, window, completes, breaks)
 
     def _check_index(self, field: str, index: int) -> None:
         if index != self._next_index:
@@ -284,7 +293,8 @@ class Session:
             overload = Quantity.valid(overloaded_count / stretch.sample_count, None, "receiver-flag")
         else:
             overload = Quantity.absent(Reason.NO_SAMPLES, "receiver-flag")
-        fill_numbers(result, stretch, overload)
+        result.sample_count = stretch.sample_count
+        fill_numbers(result, stretch.numbers, stretch.products, overload)
         return result
 
 

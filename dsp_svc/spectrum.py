@@ -39,7 +39,8 @@ def compute_spectrum(job: SpectrumJob) -> measurement_pb2.Measurement:
         sample_rate_hz=job.sample_rate_hz,
     )
     stretch = meter.window(job.passband, job.sample_rate_hz)
-    fill_numbers(measurement, stretch, Quantity.absent(Reason.NOT_MEASURED, ""))
+    measurement.sample_count = stretch.sample_count
+    fill_numbers(measurement, stretch.numbers, stretch.products, Quantity.absent(Reason.NOT_MEASURED, ""))
     return measurement
 
 

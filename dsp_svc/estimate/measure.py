@@ -1,120 +1,194 @@
-"""The numbers of a stretch of samples, from parts that add up."""
+"""What one run of samples adds to a stretch of its stream."""
 
 from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
+from typing import Any, Final, TypeVar
 
-from dsp_svc.estimate.levels import Moments, moments, power_dbfs
-from dsp_svc.estimate.noise import noise_floor, passband_bins
+from dsp_svc.estimate.apd import AmplitudeHistogram, amplitude_histogram
+from dsp_svc.estimate.calibration import Calibration, ReferenceEnergy, reference_energy
+from dsp_svc.estimate.clipping import Clipping, clipping
+from dsp_svc.estimate.image import MirrorProducts, mirror_products
+from dsp_svc.estimate.levels import Moments, moments
+from dsp_svc.estimate.metrics import DEFAULT_METRICS, Metric
 from dsp_svc.estimate.offset import Tone, find_tone
-from dsp_svc.estimate.psd import Periodograms, Spectrum, Welch, periodograms
-from dsp_svc.estimate.result import Quantity, Reason
+from dsp_svc.estimate.percentiles import Rows, rows
+from dsp_svc.estimate.psd import Periodograms, Welch, line_powers, segment_lines
+from dsp_svc.estimate.result import Reason
 from dsp_svc.estimate.samples import SampleCoding, Samples
-from dsp_svc.estimate.snr import Band, SignalToNoise, signal_to_noise
+from dsp_svc.estimate.snr import Band
+from dsp_svc.estimate.spectral_kurtosis import PowerSums, power_sums
+
+_WITHOUT_SPECTRUM: Final = frozenset(
+    {Metric.KURTOSIS, Metric.CREST_FACTOR, Metric.CLIPPING, Metric.DC_OFFSET, Metric.AMPLITUDE_DISTRIBUTION}
+)
+_WITH_LINE: Final = frozenset({Metric.FREQUENCY_OFFSET, Metric.FREQUENCY_DRIFT})
+_WITH_MOMENTS: Final = frozenset({Metric.POWER, Metric.KURTOSIS, Metric.CREST_FACTOR, Metric.DC_OFFSET})
+
+_SumT = TypeVar("_SumT", bound=Any)
 
 
 @dataclass(frozen=True)
 class Plan:
-    """How every part of one stream is measured."""
+    """How every run of one stream is measured."""
 
     coding: SampleCoding
     """The scale of the samples."""
     sample_rate_hz: float
     """The announced sample rate in Hz; it scales no result."""
     welch: Welch
-    """The spectrum that noise and SNR are taken from."""
-    shown_welch: Welch | None
+    """The spectrum that noise and emissions are taken from."""
+    shown_welch: Welch | None = None
     """The spectrum that is handed out; None for none."""
+    metrics: frozenset[Metric] = DEFAULT_METRICS
+    """What is measured."""
+
+    @property
+    def has_spectrum(self) -> bool:
+        """Whether anything is taken from a spectrum."""
+        return not self.metrics <= _WITHOUT_SPECTRUM
+
+    @property
+    def has_line(self) -> bool:
+        """Whether a line is looked for."""
+        return bool(self.metrics & _WITH_LINE)
+
+
+@dataclass(frozen=True)
+class Spectra:
+    """What the transforms of a run add up to; sums of separate runs add up to those of both."""
+
+    periodograms: Periodograms
+    """The mean power of each bin."""
+    mirror: MirrorProducts | None
+    """The products of opposite bins; None if they are not asked for."""
+    powers: PowerSums | None
+    """The moments of the power in each bin; None if they are not asked for."""
+    rows: Rows | None
+    """The distribution of the power in each bin; None if it is not asked for."""
+
+    def __add__(self, other: Spectra) -> Spectra:
+        return Spectra(
+            self.periodograms + other.periodograms,
+            _sum(self.mirror, other.mirror),
+            _sum(self.powers, other.powers),
+            _sum(self.rows, other.rows),
+        )
 
 
 @dataclass(frozen=True)
 class Part:
     """What one unbroken run of samples adds to a stretch."""
 
+    sample_count: int
+    """The samples in the run."""
     moments: Moments
-    """The number of samples, and the sums that their levels follow from."""
-    periodograms: Periodograms
-    """Their spectrum for noise and SNR."""
-    shown: Periodograms | None
-    """Their spectrum to hand out."""
+    """Their power and its moments; without any if none is asked for."""
+    reference: ReferenceEnergy
+    """Their energy at the plane of the calibration."""
+    clipping: Clipping
+    """What suggests an overload; without any if it is not asked for."""
+    spectra: Spectra | None
+    """Their spectrum for noise and emissions; None if it is not asked for."""
+    shown: Spectra | None
+    """Their spectrum to hand out; None if it is not asked for."""
+    histogram: AmplitudeHistogram | None
+    """Their amplitudes; None if they are not asked for."""
     tone: Tone | Reason
     """The strongest line of the first run of the stretch."""
 
-    @property
-    def sample_count(self) -> int:
-        """Samples in the run."""
-        return self.moments.sample_count
-
     def __add__(self, other: Part) -> Part:
-        shown = None if self.shown is None or other.shown is None else self.shown + other.shown
         return dataclasses.replace(
             self,
+            sample_count=self.sample_count + other.sample_count,
             moments=self.moments + other.moments,
-            periodograms=self.periodograms + other.periodograms,
-            shown=shown,
+            reference=self.reference + other.reference,
+            clipping=self.clipping + other.clipping,
+            spectra=_sum(self.spectra, other.spectra),
+            shown=_sum(self.shown, other.shown),
+            histogram=_sum(self.histogram, other.histogram),
         )
 
 
-@dataclass(frozen=True)
-class Numbers:
-    """The numbers of a stretch."""
-
-    power_dbfs: Quantity
-    """The mean power in dBFS."""
-    noise_dbfs_per_hz: Quantity
-    """The noise density in dBFS/Hz."""
-    signal_to_noise: SignalToNoise
-    """The strongest emission against the noise."""
-    spectrum: Spectrum | None
-    """The power spectral density, where it was asked for and a segment of it came."""
-
-
-def measure_part(samples: Samples, plan: Plan, passband: Band) -> Part:
+def measure_part(
+    data: bytes | bytearray, samples: Samples, plan: Plan, passband: Band, calibration: Calibration | None = None
+) -> Part:
     """Measure one unbroken run.
 
     Args:
-        samples: Complex amplitudes without a loss between them, shape (n,), complex64, full scale 1.
+        data: The run as the receiver sent it, whole I,Q pairs in the coding of the plan.
+        samples: The same as complex amplitudes, shape (n,), complex64, full scale 1.
         plan: How to measure.
         passband: Where to look for a line, relative to the tuned centre.
+        calibration: What turns levels into dBm; None if that is not known.
 
     Returns:
         The run's part of a stretch.
     """
-    spectra = periodograms(samples, plan.welch)
-    shown = None
-    if plan.shown_welch is not None:
-        shown = spectra if plan.shown_welch == plan.welch else periodograms(samples, plan.shown_welch)
-    low_cycles, high_cycles = passband.low_hz / plan.sample_rate_hz, passband.high_hz / plan.sample_rate_hz
-    return Part(moments(samples), spectra, shown, find_tone(samples, low_cycles, high_cycles))
+    metrics, rate_hz = plan.metrics, plan.sample_rate_hz
+    sums = moments(samples) if metrics & _WITH_MOMENTS else Moments.none()
+    spectra = _spectra(samples, plan.welch, metrics, plan.shown_welch is None) if plan.has_spectrum else None
+    tone: Tone | Reason = Reason.NOT_REQUESTED
+    if plan.has_line:
+        tone = find_tone(samples, passband.low_hz / rate_hz, passband.high_hz / rate_hz)
+    return Part(
+        len(samples),
+        sums,
+        reference_energy(sums, calibration),
+        clipping(data, plan.coding) if Metric.CLIPPING in metrics else Clipping.none(),
+        spectra,
+        None if plan.shown_welch is None else _shown(samples, plan.shown_welch, plan, spectra),
+        amplitude_histogram(samples) if Metric.AMPLITUDE_DISTRIBUTION in metrics else None,
+        tone,
+    )
 
 
 def no_part(plan: Plan) -> Part:
     """Make the part of a stretch without samples."""
-    shown = None if plan.shown_welch is None else Periodograms.none(plan.shown_welch)
-    return Part(Moments.none(), Periodograms.none(plan.welch), shown, Reason.NO_SAMPLES)
+    metrics = plan.metrics
+    return Part(
+        0,
+        Moments.none(),
+        ReferenceEnergy.none(),
+        Clipping.none(),
+        _no_spectra(plan.welch, metrics, plan.shown_welch is None) if plan.has_spectrum else None,
+        None if plan.shown_welch is None else _no_spectra(plan.shown_welch, metrics & _OF_SHOWN, True),
+        AmplitudeHistogram.none() if Metric.AMPLITUDE_DISTRIBUTION in metrics else None,
+        Reason.NO_SAMPLES,
+    )
 
 
-def evaluate(part: Part, plan: Plan, passband: Band, sample_rate_hz: float) -> Numbers:
-    """Turn the parts of a stretch, added up, into its numbers.
+_OF_SHOWN: Final = frozenset({Metric.SPECTRUM_STATISTICS})
 
-    Args:
-        part: The sum of the parts.
-        plan: How they were measured.
-        passband: The receiver's passband relative to the tuned centre.
-        sample_rate_hz: The best known sample rate in Hz.
 
-    Returns:
-        The numbers, each with its validity.
-    """
-    shown = part.shown.spectrum(sample_rate_hz) if part.shown is not None and part.shown.segment_count else None
-    power = power_dbfs(part.moments)
-    if part.periodograms.segment_count == 0:
-        reason = Reason.TOO_FEW_SAMPLES if part.sample_count else Reason.NO_SAMPLES
-        nothing = Quantity.absent(reason, "")
-        return Numbers(power, nothing, SignalToNoise(nothing, nothing, nothing), shown)
-    spectrum = part.periodograms.spectrum(sample_rate_hz)
-    bins = passband_bins(spectrum, passband.low_hz, passband.high_hz)
-    noise = noise_floor(spectrum, bins, plan.coding.quantisation_power)
-    snr = signal_to_noise(spectrum, noise, part.sample_count / sample_rate_hz)
-    return Numbers(power, noise.estimate, snr, shown)
+def _shown(samples: Samples, welch: Welch, plan: Plan, spectra: Spectra | None) -> Spectra:
+    if spectra is not None and welch == plan.welch and Metric.SPECTRUM_STATISTICS not in plan.metrics:
+        return Spectra(spectra.periodograms, None, None, None)
+    return _spectra(samples, welch, plan.metrics & _OF_SHOWN, True)
+
+
+def _spectra(samples: Samples, welch: Welch, metrics: frozenset[Metric], with_rows: bool) -> Spectra:
+    """Add up what is asked for, batch by batch, while the transforms are in the cache."""
+    made = _no_spectra(welch, metrics, with_rows)
+    total, mirror, powers, statistics = made.periodograms.total, made.mirror, made.powers, made.rows
+    for first_row, lines in segment_lines(samples, welch):
+        total += line_powers(lines)
+        mirror = None if mirror is None else mirror + mirror_products(lines, welch)
+        powers = None if powers is None else powers + power_sums(first_row, lines, welch)
+        statistics = None if statistics is None else statistics + rows(lines, welch)
+    count = welch.segment_count(len(samples))
+    return Spectra(Periodograms(welch, total, count, welch.effective_segment_count(count)), mirror, powers, statistics)
+
+
+def _no_spectra(welch: Welch, metrics: frozenset[Metric], with_rows: bool) -> Spectra:
+    return Spectra(
+        Periodograms.none(welch),
+        MirrorProducts.none(welch) if Metric.IMAGE_RATIO in metrics else None,
+        PowerSums.none(welch) if Metric.SPECTRAL_KURTOSIS in metrics else None,
+        Rows.none(welch) if with_rows and Metric.SPECTRUM_STATISTICS in metrics else None,
+    )
+
+
+def _sum(first: _SumT | None, second: _SumT | None) -> _SumT | None:
+    return None if first is None or second is None else first + second

@@ -266,6 +266,20 @@ def segment_lines(samples: Samples, welch: Welch) -> Iterator[tuple[int, npt.NDA
         yield start, np.asarray(lines, dtype=np.complex64)
 
 
+def line_powers(lines: npt.NDArray[np.complex64]) -> npt.NDArray[np.float64]:
+    """Sum the powers |X_m[k]|² of a batch in each bin.
+
+    Args:
+        lines: The transforms, shape (rows, segment_length), complex64, as `segment_lines` gives them.
+
+    Returns:
+        The sum over the rows, shape (segment_length,), float64; a batch is summed in single precision.
+    """
+    components = lines.view(np.float32)
+    pairs = np.einsum("ij,ij->j", components, components).astype(np.float64)
+    return np.asarray(pairs[::2] + pairs[1::2], dtype=np.float64)
+
+
 def periodograms(samples: Samples, welch: Welch) -> Periodograms:
     """Sum the periodograms |X_m[k]|² of the segments of one unbroken run.
 
@@ -286,12 +300,11 @@ def periodograms(samples: Samples, welch: Welch) -> Periodograms:
         >>> made.segment_count, float(made.total[0])
         (7, 448.0)
     """
-    total = np.zeros(2 * welch.segment_length)
+    total = np.zeros(welch.segment_length)
     for _, lines in segment_lines(samples, welch):
-        components = lines.view(np.float32)
-        total += np.einsum("ij,ij->j", components, components)
+        total += line_powers(lines)
     segment_count = welch.segment_count(len(samples))
-    return Periodograms(welch, total[::2] + total[1::2], segment_count, welch.effective_segment_count(segment_count))
+    return Periodograms(welch, total, segment_count, welch.effective_segment_count(segment_count))
 
 
 def _multiply(rows: npt.NDArray[np.float32], row: npt.NDArray[np.float32], out: npt.NDArray[np.float32]) -> None:

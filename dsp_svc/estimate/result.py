@@ -54,6 +54,12 @@ class Reason(enum.StrEnum):
     """The signal does not dwell on two frequencies."""
     NOT_CALIBRATED = "NOT_CALIBRATED"
     """The receiver has no calibration record."""
+    CALIBRATION_IMPLAUSIBLE = "CALIBRATION_IMPLAUSIBLE"
+    """The calibration record would put the receiver's noise below what physics allows."""
+    SUMMARY_ONLY = "SUMMARY_ONLY"
+    """The quantity needs many windows, so only the summary has it."""
+    NOT_REQUESTED = "NOT_REQUESTED"
+    """The quantity was not asked for."""
     NOT_MEASURED = "NOT_MEASURED"
     """This service does not measure the quantity."""
 

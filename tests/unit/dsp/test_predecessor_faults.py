@@ -51,9 +51,9 @@ def test_2_noise_has_its_density_and_no_arbitrary_floor(rng: np.random.Generator
 def test_3_a_carrier_at_the_centre_is_kept(rng: np.random.Generator) -> None:
     samples = tone(COUNT, 0.0, 10.0) + white_noise(rng, COUNT)
     found = measure(samples)
-    density = found.numbers.signal_to_noise.carrier_to_noise_density_db_hz
+    density = found.numbers.carrier_to_noise_density_db_hz
     assert density.value == pytest.approx(20.0 + 10 * np.log10(RATE_HZ), abs=0.1)
-    assert found.frequency_offset_hz.value == pytest.approx(0.0, abs=1e-3)
+    assert found.numbers.frequency_offset_hz.value == pytest.approx(0.0, abs=1e-3)
     spectrum = periodograms(samples, Welch(512)).spectrum(RATE_HZ)
     at_centre = float(spectrum.density[spectrum.frequencies_hz == 0.0][0])
     assert 10 * np.log10(at_centre) == pytest.approx(20.0 - 10 * np.log10(1.5 * RATE_HZ / 512), abs=0.1)
@@ -62,17 +62,17 @@ def test_3_a_carrier_at_the_centre_is_kept(rng: np.random.Generator) -> None:
 def test_4_noise_is_not_taken_where_the_signal_is(rng: np.random.Generator) -> None:
     # 20 dB in the 3 kHz that the signal fills; it read -13.9 dB.
     signal = flat_signal(rng, COUNT, -1_500 / RATE_HZ, 1_500 / RATE_HZ, 100.0 * 3_000 / RATE_HZ)
-    snr = measure(signal + white_noise(rng, COUNT)).numbers.signal_to_noise
+    snr = measure(signal + white_noise(rng, COUNT)).numbers
     assert snr.snr_db.value is not None
-    assert snr.bandwidth_hz.value is not None
-    in_band_db = snr.snr_db.value + 10 * np.log10(snr.bandwidth_hz.value / 3_000.0)
+    assert snr.snr_bandwidth_hz.value is not None
+    in_band_db = snr.snr_db.value + 10 * np.log10(snr.snr_bandwidth_hz.value / 3_000.0)
     assert in_band_db == pytest.approx(20.0, abs=0.1)
 
 
 @pytest.mark.parametrize("frequency_hz", [100.0, 1_000.0, 2_000.0, 3_500.0, 5_000.0, -5_000.0])
 def test_5_a_narrow_tone_keeps_its_power(rng: np.random.Generator, frequency_hz: float) -> None:
     samples = tone(COUNT, frequency_hz / RATE_HZ, 10.0) + white_noise(rng, COUNT)
-    density = measure(samples).numbers.signal_to_noise.carrier_to_noise_density_db_hz
+    density = measure(samples).numbers.carrier_to_noise_density_db_hz
     assert density.validity is Validity.VALID
     assert density.value == pytest.approx(60.8, abs=0.1)
 
@@ -81,18 +81,18 @@ def test_5_a_narrow_tone_keeps_its_power(rng: np.random.Generator, frequency_hz:
 def test_6_a_ratio_has_its_bandwidth(rng: np.random.Generator, width_hz: float) -> None:
     power = 100.0
     signal = flat_signal(rng, COUNT, (2_000 - width_hz / 2) / RATE_HZ, (2_000 + width_hz / 2) / RATE_HZ, power)
-    snr = measure(signal + white_noise(rng, COUNT)).numbers.signal_to_noise
-    assert snr.bandwidth_hz.value is not None
+    snr = measure(signal + white_noise(rng, COUNT)).numbers
+    assert snr.snr_bandwidth_hz.value is not None
     # The emission with a guard of 2.5 bins, and what stands out of the noise beside it.
-    assert width_hz < snr.bandwidth_hz.value < width_hz + 16 * RATE_HZ / 512
-    noise_in_band = snr.bandwidth_hz.value / RATE_HZ
+    assert width_hz < snr.snr_bandwidth_hz.value < width_hz + 16 * RATE_HZ / 512
+    noise_in_band = snr.snr_bandwidth_hz.value / RATE_HZ
     assert snr.snr_db.value == pytest.approx(10 * np.log10(power / noise_in_band), abs=0.1)
     assert snr.carrier_to_noise_density_db_hz.value == pytest.approx(10 * np.log10(power * RATE_HZ), abs=0.1)
 
 
 @pytest.mark.parametrize("frequency_hz", [3_500.0, 5_000.0, -5_900.0])
 def test_7_a_tone_is_found_in_all_of_the_baseband(rng: np.random.Generator, frequency_hz: float) -> None:
-    found = measure(tone(COUNT, frequency_hz / RATE_HZ) + white_noise(rng, COUNT)).frequency_offset_hz
+    found = measure(tone(COUNT, frequency_hz / RATE_HZ) + white_noise(rng, COUNT)).numbers.frequency_offset_hz
     assert found.value == pytest.approx(frequency_hz, abs=2e-3)
     assert found.sigma is not None
     assert found.sigma < 1e-3
@@ -100,7 +100,7 @@ def test_7_a_tone_is_found_in_all_of_the_baseband(rng: np.random.Generator, freq
 
 def test_7_noise_has_no_offset(rng: np.random.Generator) -> None:
     samples = white_noise(rng, COUNT)
-    assert measure(samples).frequency_offset_hz.value is None
+    assert measure(samples).numbers.frequency_offset_hz.value is None
     assert not isinstance(find_tone(samples), Tone)
     assert best_offset(samples, RATE_HZ, None, None, None, Reason.NO_LINE).value is None
     assert power_dbfs(moments(samples)).value == pytest.approx(0.0, abs=0.05)

@@ -258,6 +258,8 @@ def test_every_bad_field_of_the_config_is_named_at_once() -> None:
     config = dsp_pb2.ProcessRequest.Config(acquisition_id="Not An Id", receiver_id="")
     config.measurement.window_duration.FromMilliseconds(50)
     config.measurement.spectrum_bin_count = 1_000
+    unknown: Any = 77
+    config.measurement.metrics.extend([measurement_pb2.METRIC_SNR, unknown, measurement_pb2.METRIC_SNR])
     with pytest.raises(HeimdallError) as caught:
         read_config(config)
     assert [violation.field for violation in caught.value.violations] == [
@@ -265,6 +267,8 @@ def test_every_bad_field_of_the_config_is_named_at_once() -> None:
         "config.receiver_id",
         "config.measurement.window_duration",
         "config.measurement.spectrum_bin_count",
+        "config.measurement.metrics[1]",
+        "config.measurement.metrics[2]",
     ]
     assert "0.05 s is not in 0.1 s to 60 s" in caught.value.message
 
