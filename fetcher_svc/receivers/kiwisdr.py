@@ -17,6 +17,7 @@ from fetcher_svc.receivers import kiwisdr_wire as wire
 from fetcher_svc.receivers.base import Facts, Frame, Notice, Permit, Probe, Tuning
 from fetcher_svc.receivers.checks import check_tuning
 from fetcher_svc.receivers.http import MAX_REDIRECT_COUNT, RedirectError, cause_of
+from fetcher_svc.receivers.kiwisdr_calibration import attenuated
 from fetcher_svc.receivers.kiwisdr_refusals import find_refusal
 from fetcher_svc.receivers.kiwisdr_setup import Setup
 from fetcher_svc.receivers.kiwisdr_status import read_status
@@ -273,8 +274,7 @@ class KiwiConnection:
             return None
         calibration = self._facts.calibration
         if calibration is not None:
-            more_db = attenuation_db - (self._facts.attenuation_db or 0.0)
-            calibration = replace(calibration, offset_db=calibration.offset_db + more_db)
+            calibration = attenuated(calibration, attenuation_db - (self._facts.attenuation_db or 0.0))
         self._facts = replace(self._facts, attenuation_db=attenuation_db, calibration=calibration)
         return self._facts
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Final
 
 from fetcher_svc.inventory import ReceiverConfig
@@ -16,6 +17,7 @@ _GAIN_OFFSET_DB: Final = 21.73
 _DERIVED_UNCERTAINTY_DB: Final = 3.0
 """Our own guess: owners set the correction by ear, or never."""
 _MAX_CORRECTION_DB: Final = 100.0
+_MAX_ATTENUATION_DB: Final = 100.0
 
 
 def s_meter_correction_db(config_value: str | None) -> float | None:
@@ -56,13 +58,20 @@ def calibration(
     """
     if gain_db is None:
         return None
-    attenuation_db = attenuation_db or 0.0
     record = config.calibration
     if record is not None:
-        offset_db = record.offset_db + record.gain_db - gain_db + attenuation_db
-        return Calibration(offset_db, record.uncertainty_db, record.source, record.date)
-    if correction_db is None or has_converter:
+        offset_db = record.offset_db + record.gain_db - gain_db
+        made = Calibration(offset_db, record.uncertainty_db, record.source, record.date)
+    elif correction_db is None or has_converter:
         return None
-    source = f"KiwiSDR gain formula with the station's own S_meter_cal of {correction_db:g} dB"
-    offset_db = _GAIN_OFFSET_DB - gain_db + correction_db + attenuation_db
-    return Calibration(offset_db, _DERIVED_UNCERTAINTY_DB, source, None)
+    else:
+        source = f"KiwiSDR gain formula with the station's own S_meter_cal of {correction_db:g} dB"
+        made = Calibration(_GAIN_OFFSET_DB - gain_db + correction_db, _DERIVED_UNCERTAINTY_DB, source, None)
+    return attenuated(made, attenuation_db or 0.0)
+
+
+def attenuated(calibration: Calibration, more_db: float) -> Calibration | None:
+    """Returns what holds with more attenuation in front of the receiver; None if no attenuator can do that."""
+    if abs(more_db) > _MAX_ATTENUATION_DB:
+        return None
+    return replace(calibration, offset_db=calibration.offset_db + more_db)

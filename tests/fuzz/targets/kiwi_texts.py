@@ -89,6 +89,9 @@ def fuzz_kiwi_setup(data: bytes) -> None:
     assert facts.passband_high_hz is not None
     assert facts.passband_low_hz < facts.passband_high_hz
     assert len(facts.server_version) <= 64
+    if facts.calibration is not None:
+        assert abs(facts.calibration.offset_db) < 1000
+        assert len(facts.calibration.source) <= 200
     for command in commands:
         assert _COMMAND.fullmatch(command), command
         assert len(command) <= 128, command
@@ -159,6 +162,7 @@ def _setup_seeds() -> list[bytes]:
     return [
         head + b"MSG sample_rate=11998.902088\nMSG audio_init=0 audio_rate=12000",
         b"MSG sample_rate=20250.9\nMSG audio_rate=20250\nW/F 1\nMSG bandwidth=30000000 rf_attn=3.5\n" + head,
+        head + b"MSG sample_rate=12000 audio_rate=12000\nMSG load_cfg=%7b%22S_meter_cal%22%3a-13.5%7d rf_attn=6",
         b"MSG redirect=http%3A%2F%2Fother.example%3A8073",
         b"MSG badp=1",
     ]

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
 
-from fetcher_svc.inventory import MAX_RECEIVER_COUNT, ReceiverConfig, parse_receivers
+from fetcher_svc.inventory import MAX_RECEIVER_COUNT, CalibrationConfig, ReceiverConfig, parse_receivers
 from heimdall.ids import is_id
 from heimdall.runtime.settings import SettingsError
 from tests.conftest import REPO_ROOT
@@ -48,6 +48,10 @@ def _check(receiver: ReceiverConfig) -> None:
     assert "@" not in receiver.url
     (urlsplit(receiver.url).hostname or "").encode("idna")
     assert receiver.password_env is None or receiver.password_file is None
+    if receiver.calibration is not None:
+        assert math.isfinite(receiver.calibration.offset_db)
+        assert 0 < receiver.calibration.uncertainty_db <= 30
+        assert receiver.calibration.source
 
 
 _PLAIN: Final = rb"""
@@ -58,7 +62,7 @@ true nan -inf 1e400 0b1 0o7 -0 1_0 99999999999999999999 45.0 91 -90 144e6 50
 """.split()
 _WORDS: Final = (
     *_PLAIN,
-    *(key.encode() for key in ReceiverConfig.model_fields),
+    *(key.encode() for key in (*ReceiverConfig.model_fields, *CalibrationConfig.model_fields)),
     *(b"\n", b"\r", b'"""', b"'''", b"\xff", b"\0", b"\xef\xbb\xbf", b"0x" + b"f" * 600, b"9" * 5000),
 )
 
@@ -70,6 +74,8 @@ def _seeds() -> list[bytes]:
         first,
         first + b'slots = 2\ngain_db = 37\npassword_file = "secrets/kiwi.txt"\n',
         first.partition(b"\n\n")[2] + b'password_env = "KIWI_PASSWORD"\n\n[[receiver]]\nreceiver_id = "b"\n',
+        first + b'[receiver.calibration]\noffset_db = -41.3\ngain_db = 50\nuncertainty_db = 1.5\nsource = "me"\n'
+        b"date = 2026-05-01\n",
         b'receiver = [{receiver_id = "a", name = "A"}, {}]\n',
     ]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from datetime import date
 from typing import Any
 from urllib.parse import quote
@@ -10,7 +11,7 @@ from urllib.parse import quote
 import pytest
 
 from fetcher_svc.receivers.base import Calibration, Tuning
-from fetcher_svc.receivers.kiwisdr_calibration import s_meter_correction_db
+from fetcher_svc.receivers.kiwisdr_calibration import attenuated, s_meter_correction_db
 from tests.unit.fetcher.test_kiwisdr_setup import ALL, AUDIO, LOGIN, RATE, set_up
 
 RECORD: dict[str, Any] = {
@@ -43,6 +44,16 @@ def test_gain_correction_and_attenuation_move_the_offset() -> None:
     made = found(config_message(S_meter_cal=-10.5), b"MSG rf_attn=6.0", tuning=Tuning(7.1e6, gain_db=30))
     assert made is not None
     assert made.offset_db == pytest.approx(-41.27 + 20 + 2.5 + 6)
+
+
+def test_an_attenuation_that_can_not_be_takes_the_calibration_away() -> None:
+    there = config_message(S_meter_cal=-13)
+    assert found(there, b"MSG rf_attn=1e300") is None
+    assert found(b"MSG rf_attn=-1e300", calibration=RECORD) is None
+    made = found(there)
+    assert made is not None
+    assert attenuated(made, 31.5) == replace(made, offset_db=made.offset_db + 31.5)
+    assert attenuated(made, 1e9) is None
 
 
 def test_record_wins_and_follows_the_gain() -> None:
