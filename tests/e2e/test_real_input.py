@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import struct
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from itertools import pairwise
 from pathlib import Path
 from urllib.request import urlopen
 
+import numpy as np
 import pytest
 from google.protobuf import json_format
 
@@ -167,8 +169,15 @@ def test_dcf77_is_stored_bit_exact_with_its_stamps_rate_time_and_carrier(realdat
             (stamps[0].sample_index - solution.reference_sample_index) * 1e9 / solution.sample_rate_hz
         )
         assert abs(at_first_stamp_ns - stamps[0].unix_ns) <= 250
-        offset = outcome.measurement.frequency_offset_hz
-        assert abs(offset.value - truth.carrier_offset_hz) < 0.3e-3
+        measurement = outcome.measurement
+        assert abs(measurement.frequency_offset_hz.value - truth.carrier_offset_hz) < 0.3e-3
+        components = np.frombuffer(samples, "<i2").astype(np.float64) / 32768.0
+        powers = components[::2] ** 2 + components[1::2] ** 2
+        assert measurement.power_dbfs.value == pytest.approx(10 * math.log10(np.mean(powers)), abs=1e-3)
+        kurtosis = np.mean(powers**2) / np.mean(powers) ** 2
+        assert 1.15 < kurtosis < 1.26
+        assert measurement.kurtosis.value == pytest.approx(kurtosis, rel=1e-4)
+        assert measurement.clipped_ratio.value == 0.0
 
 
 def test_a_receiver_without_a_gnss_fix_is_stored_with_another_time_source(realdata: Path, tmp_path: Path) -> None:

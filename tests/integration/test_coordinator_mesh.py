@@ -13,7 +13,7 @@ from heimdall.client import HeimdallClient, acquisition_spec
 from heimdall.common.v1.acquisition_pb2 import Acquisition, ReceiverOutcome
 from heimdall.common.v1.error_pb2 import ErrorReason
 from heimdall.common.v1.iq_pb2 import Block, GapReason, TimeSource
-from heimdall.common.v1.measurement_pb2 import MeasurementScope
+from heimdall.common.v1.measurement_pb2 import Measurement, MeasurementScope
 from heimdall.common.v1.recording_pb2 import Recording
 from heimdall.errors import HeimdallError, reason_name
 from heimdall.storage.v1.storage_pb2 import RecordFilter
@@ -92,6 +92,19 @@ async def captured(client: HeimdallClient, acquisition_id: str, sample_count: in
     raise AssertionError("the acquisition ended first")
 
 
+def check_numbers(found: Measurement) -> None:
+    """Holds a measurement against what the stations receive: a carrier of -60 dBm over noise of -150 dBm/Hz."""
+    assert found.frequency_offset_hz.value == pytest.approx(1000.0, abs=0.1)
+    assert found.power_dbm.value == pytest.approx(-60.0, abs=0.2)
+    assert (found.power_dbm.method, found.power_dbm.sigma) == ("calibration-derived", 3.0)
+    scale_db = found.power_dbm.value - found.power_dbfs.value
+    assert found.noise_dbfs_per_hz.value + scale_db == pytest.approx(-150.0, abs=0.5)
+    assert found.carrier_to_noise_density_db_hz.value == pytest.approx(90.0, abs=0.5)
+    assert found.kurtosis.value == pytest.approx(1.0, abs=0.01)
+    assert found.crest_factor_db.value == pytest.approx(0.0, abs=0.2)
+    assert found.clipped_ratio.value == 0.0
+
+
 async def test_seven_good_receivers_succeed_with_exact_counts(tmp_path: Path) -> None:
     async with running_mesh(tmp_path, [station(name) for name in SEVEN]) as mesh, mesh.client() as client:
         spec = acquisition_spec(DIAL_HZ, 2.0, SEVEN, labels={"campaign": "test"})
@@ -108,7 +121,7 @@ async def test_seven_good_receivers_succeed_with_exact_counts(tmp_path: Path) ->
             assert outcome.recording.location.endswith(f"{outcome.receiver_id}.sigmf-meta")
             assert outcome.time_solution.source == TimeSource.TIME_SOURCE_GNSS
             assert outcome.time_solution.sample_rate_hz == pytest.approx(SAMPLE_RATE_HZ, abs=0.05)
-            assert outcome.measurement.frequency_offset_hz.value == pytest.approx(1000.0, abs=0.1)
+            check_numbers(outcome.measurement)
             assert 0 <= outcome.first_sample_unix_ns - final.window_start_unix_ns <= 1e9 / SAMPLE_RATE_HZ + 1000
         assert await check_samples(mesh, client, final, "rx-1") == 24_000
         assert await client.get_acquisition(final.acquisition_id) == final
@@ -116,6 +129,8 @@ async def test_seven_good_receivers_succeed_with_exact_counts(tmp_path: Path) ->
         chosen = RecordFilter(acquisition_id=final.acquisition_id)
         summaries = [summary async for summary in client.query_measurements(chosen)]
         assert sorted(summary.receiver_id for summary in summaries) == sorted(SEVEN)
+        for summary in summaries:
+            check_numbers(summary)
         windows = client.query_measurements(chosen, scope=MeasurementScope.MEASUREMENT_SCOPE_WINDOW)
         assert len([window async for window in windows]) == 14
         assert len([recording async for recording in client.list_recordings(chosen)]) == 7
