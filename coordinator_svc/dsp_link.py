@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections import deque
 from types import TracebackType
 from typing import TYPE_CHECKING, Final, Self
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Final, Self
 import structlog
 
 from coordinator_svc.backoff import Backoff, is_transport_failure
+from coordinator_svc.outcome import without_arrays
 from coordinator_svc.peers import Archive
 from coordinator_svc.tasks import end, run_together
 from heimdall.common.v1.error_pb2 import ErrorReason
@@ -29,10 +31,14 @@ MAX_WAITING_BYTES: Final = 2 * 1024 * 1024
 """Size of the events of one receiver that wait for DSP; beyond it the measurement is given up."""
 
 _BATCH_COUNT: Final = 16
-"""Measurement windows that are stored together; with the largest spectra they make a message of 1 MiB."""
+"""Measurement windows that are stored together."""
+_BATCH_BYTES: Final = 2 * 1024 * 1024
+"""Size at which they are stored however few they are; one with everything in it has 1 MiB."""
 
 _MAX_UNSTORED_COUNT: Final = 256
 """Measurement windows that wait for storage; beyond it the oldest are dropped."""
+_MAX_UNSTORED_BYTES: Final = 16 * 1024 * 1024
+"""Their size; beyond it the oldest are dropped too."""
 
 _Stream = ClientStream[ProcessRequest, ProcessResponse]
 
@@ -60,7 +66,8 @@ class Measurer:
         self._more = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._failure: HeimdallError | None = None
-        self._unstored = list[Measurement]()
+        self._unstored = deque[tuple[Measurement, int]]()
+        self._unstored_bytes = 0
         self._dropped_count = 0
         self._summary: Measurement | None = None
 
@@ -100,7 +107,7 @@ class Measurer:
             ending: How the stream of the receiver ended.
 
         Returns:
-            The summary, without its spectrum.
+            The summary, without its spectrum and products.
 
         Raises:
             HeimdallError: Why there is no summary, or why it could not be stored.
@@ -162,12 +169,14 @@ class Measurer:
         while (answer := await stream.receive()) is not None:
             if not answer.HasField("measurement"):
                 continue
-            self._unstored.append(answer.measurement)
+            size_bytes = answer.measurement.ByteSize()
+            self._unstored.append((answer.measurement, size_bytes))
+            self._unstored_bytes += size_bytes
             if answer.measurement.scope == MeasurementScope.MEASUREMENT_SCOPE_SUMMARY:
                 self._summary = Measurement()
                 self._summary.CopyFrom(answer.measurement)
-                self._summary.ClearField("spectrum")
-            elif len(self._unstored) >= _BATCH_COUNT:
+                without_arrays(self._summary)
+            elif len(self._unstored) >= _BATCH_COUNT or self._unstored_bytes >= _BATCH_BYTES:
                 await self._store_while_running()
 
     async def _store_while_running(self) -> None:
@@ -177,9 +186,9 @@ class Measurer:
         except HeimdallError as error:
             if not is_transport_failure(error) and error.retry_delay_s is None:
                 raise
-            surplus = max(0, len(self._unstored) - _MAX_UNSTORED_COUNT)
-            self._dropped_count += surplus
-            del self._unstored[:surplus]
+            while len(self._unstored) > _MAX_UNSTORED_COUNT or self._unstored_bytes > _MAX_UNSTORED_BYTES:
+                self._unstored_bytes -= self._unstored.popleft()[1]
+                self._dropped_count += 1
 
     async def _store_rest(self) -> None:
         """Stores what is left; tries until it succeeds or whoever waits gives up."""
@@ -195,9 +204,15 @@ class Measurer:
 
     async def _store(self) -> None:
         while self._unstored:
-            batch = self._unstored[:_BATCH_COUNT]
+            batch, batch_bytes = list[Measurement](), 0
+            for measurement, size_bytes in itertools.islice(self._unstored, _BATCH_COUNT):
+                if batch and batch_bytes + size_bytes > _BATCH_BYTES:
+                    break
+                batch.append(measurement)
+                batch_bytes += size_bytes
             await self._archive.write_measurements(batch)
-            del self._unstored[: len(batch)]
+            for _ in batch:
+                self._unstored_bytes -= self._unstored.popleft()[1]
 
 
 def _missing(text: str) -> HeimdallError:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from heimdall.common.v1.acquisition_pb2 import Acquisition, ReceiverOutcome
 from heimdall.common.v1.error_pb2 import ErrorDetail, ErrorReason
 from heimdall.common.v1.iq_pb2 import Gap, GapReason
+from heimdall.common.v1.measurement_pb2 import Measurement
 from heimdall.common.v1.recording_pb2 import Recording
 from heimdall.errors import HeimdallError, reason_name
 
@@ -143,6 +144,12 @@ def conclude_acquisition(acquisition: Acquisition, min_receivers: int, stopped: 
         reason, text, metadata={"stored_receiver_count": stored_count, "receiver_count": len(outcomes)}
     )
     acquisition.error.CopyFrom(error.to_detail())
+
+
+def without_arrays(summary: Measurement) -> None:
+    """Takes out of a summary what makes it large: a report of many receivers must fit into one message."""
+    summary.ClearField("spectrum")
+    summary.ClearField("products")
 
 
 def _measurement_problem(failure: HeimdallError) -> HeimdallError:

@@ -9,7 +9,7 @@ from typing import Final
 import structlog
 
 from coordinator_svc.backoff import Backoff, is_transport_failure
-from coordinator_svc.outcome import GapCount, conclude_acquisition, conclude_receiver
+from coordinator_svc.outcome import GapCount, conclude_acquisition, conclude_receiver, without_arrays
 from coordinator_svc.peers import Peers
 from coordinator_svc.record import StoredRecord
 from coordinator_svc.storage_link import close_abandoned
@@ -196,7 +196,7 @@ def _conclude(
     )
     if summary is not None:
         outcome.measurement.CopyFrom(summary)
-        outcome.measurement.ClearField("spectrum")
+        without_arrays(outcome.measurement)
     outcome.ClearField("stream_state")
     conclude_receiver(
         outcome,

@@ -17,9 +17,10 @@ from heimdall.storage.v1 import storage_pb2 as pb
 from heimdall.storage.v1.storage_pb2_grpc import StorageServiceServicer
 from storage_svc import paging, requests
 from storage_svc.archive import TERMINAL_STATES, Archive
+from storage_svc.batches import measurement_batches
 from storage_svc.ids import RecordingKey, id_violations
 from storage_svc.measurements import MeasurementStore
-from storage_svc.measurements.base import acquisition_cursor, measurement_cursor, recording_cursor
+from storage_svc.measurements.base import acquisition_cursor, recording_cursor
 from storage_svc.objects import ObjectNotFoundError, ObjectStore
 from storage_svc.reading import Reader, not_found
 from storage_svc.recordings import Recordings
@@ -126,15 +127,8 @@ class StorageService(StorageServiceServicer):
             bad.append(FieldViolation("max_count", f"is {request.max_count}, must be 0 or more"))
         requests.refuse(bad)
         selected = requests.row_filter(request.filter)
-        after, sent = None, 0
-        while not request.max_count or sent < request.max_count:
-            limit = min(size, request.max_count - sent) if request.max_count else size
-            batch = await self._rows.query_measurements(scope, selected, after, limit)
-            if batch:
-                yield pb.QueryMeasurementsResponse(measurements=batch)
-            if len(batch) < limit:
-                return
-            after, sent = measurement_cursor(batch[-1]), sent + len(batch)
+        async for batch in measurement_batches(self._rows, scope, selected, size, request.max_count):
+            yield pb.QueryMeasurementsResponse(measurements=batch)
 
     async def PutAcquisition(  # noqa: N802
         self, request: pb.PutAcquisitionRequest, context: _Context

@@ -388,7 +388,7 @@ class ReceiverOutcome(_message.Message):
 
     @_builtins.property
     def measurement(self) -> _measurement_pb2.Measurement:
-        """The summary of the measurements, without spectrum; absent if there is none."""
+        """The summary of the measurements, without spectrum and products; absent if there is none."""
 
     @_builtins.property
     def problems(self) -> _containers.RepeatedCompositeFieldContainer[_error_pb2.ErrorDetail]:

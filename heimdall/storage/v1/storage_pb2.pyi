@@ -597,7 +597,7 @@ class QueryMeasurementsRequest(_message.Message):
     max_count: _builtins.int
     """Most measurements to return; 0 for all."""
     batch_size: _builtins.int
-    """Most measurements in one answer, 1 to 1000. Default 100."""
+    """Most measurements in one answer, 1 to 1000; fewer come where they are large. Default 100."""
     @_builtins.property
     def filter(self) -> Global___RecordFilter:
         """What to select."""

@@ -310,6 +310,20 @@ async def test_measurements_are_stored_once_and_streamed_newest_first(stub: Stor
     assert [len(batch) for batch in batches] == [10, 2]
 
 
+async def test_large_measurements_come_in_smaller_batches(stub: StorageServiceAsyncStub) -> None:
+    """Ten windows of 0.8 MiB each, as spectrum statistics of 16,384 bins have it: three are more than a batch."""
+    made = [window_measurement(index) for index in range(10)]
+    for measurement in made:
+        measurement.products.spectrum_statistics.traces.add().power_dbfs_per_hz.extend([-100.0] * 200_000)
+        await call(stub.WriteMeasurements(pb.WriteMeasurementsRequest(measurements=[measurement]), timeout=10))
+    query = pb.QueryMeasurementsRequest(
+        scope=MeasurementScope.MEASUREMENT_SCOPE_WINDOW, filter=pb.RecordFilter(acquisition_id="task-1")
+    )
+    batches = [list(batch.measurements) async for batch in stub.QueryMeasurements(query, timeout=20)]
+    assert [len(batch) for batch in batches] == [2, 2, 2, 2, 2]
+    assert [entry for batch in batches for entry in batch] == made[::-1]
+
+
 @pytest.mark.parametrize(
     ("values", "field"),
     [

@@ -354,6 +354,10 @@ class ScriptedDsp(dsp_pb2_grpc.DspServiceServicer):
         self.reading = asyncio.Event()
         self.reading.set()
         """Cleared to let calls take nothing in."""
+        self.window_count = 0
+        """Windows that come before the summary, all at once."""
+        self.trace = [-100.0]
+        """What a window and the summary have as the statistics of their spectra."""
 
     async def ComputeSpectrum(self, request: Any, context: Any) -> Any:  # noqa: N802
         raise NotImplementedError
@@ -370,14 +374,18 @@ class ScriptedDsp(dsp_pb2_grpc.DspServiceServicer):
             events += 1
             count += request.event.block.sample_count
             if request.event.HasField("end"):
-                yield dsp_pb2.ProcessResponse(
-                    measurement=Measurement(
+                kinds = MeasurementScope
+                scopes = [kinds.MEASUREMENT_SCOPE_WINDOW] * self.window_count + [kinds.MEASUREMENT_SCOPE_SUMMARY]
+                for place, scope in enumerate(scopes):
+                    measurement = Measurement(
                         acquisition_id=config.acquisition_id,
                         receiver_id=config.receiver_id,
-                        scope=MeasurementScope.MEASUREMENT_SCOPE_SUMMARY,
+                        scope=scope,
+                        first_sample_index=place,
                         sample_count=count,
                     )
-                )
+                    measurement.products.spectrum_statistics.traces.add().power_dbfs_per_hz.extend(self.trace)
+                    yield dsp_pb2.ProcessResponse(measurement=measurement)
                 return
 
 

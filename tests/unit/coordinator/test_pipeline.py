@@ -396,6 +396,20 @@ async def test_dsp_loses_measurements_and_never_samples() -> None:
             assert outcome.recording.complete
 
 
+async def test_large_measurements_are_stored_in_messages_that_fit_and_reports_stay_small() -> None:
+    """Nine windows and a summary of 0.8 MiB each, which together are twice what a message can have."""
+    async with scripted_peers({"a": [good]}) as peers:
+        peers.dsp.window_count, peers.dsp.trace = 9, [-100.0] * 200_000
+        final = await run(peers, spec("a"))
+        assert STATE(final.state) == "STATE_SUCCEEDED"
+        assert len(peers.storage.measurements) == 10
+        for measurement in peers.storage.measurements:
+            assert len(measurement.products.spectrum_statistics.traces[0].power_dbfs_per_hz) == 200_000
+        assert final.outcomes[0].measurement.sample_count == 400
+        assert not final.outcomes[0].measurement.HasField("products")
+        assert final.ByteSize() < 10_000
+
+
 async def test_a_dsp_that_is_away_costs_no_time() -> None:
     async with scripted_peers({"a": [good]}) as peers:
         await peers.stop("dsp")
