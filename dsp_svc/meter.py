@@ -65,7 +65,7 @@ class Meter:
             calibration: What turns levels into dBm; None if that is not known.
 
         Raises:
-            ValueError: A float sample is not finite.
+            BadSamplesError: A float sample is not finite.
         """
         samples = self._plan.coding.decode(data)
         part = measure_part(data, samples, self._plan, passband, calibration)

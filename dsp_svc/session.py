@@ -10,6 +10,7 @@ from dsp_svc.estimate.calibration import Calibration
 from dsp_svc.estimate.measure import Plan
 from dsp_svc.estimate.psd import Welch, default_segment_length
 from dsp_svc.estimate.result import Quantity, Reason
+from dsp_svc.estimate.samples import BadSamplesError
 from dsp_svc.estimate.snr import Band
 from dsp_svc.messages import fill_numbers
 from dsp_svc.meter import Meter, StretchNumbers
@@ -136,7 +137,7 @@ class Session:
         if run.data:
             try:
                 meter.add(run.data, run.first_index, run.passband, run.calibration)
-            except ValueError as error:
+            except BadSamplesError as error:
                 raise InvalidFieldsError([FieldViolation("event.block.samples", str(error))]) from error
         result = None
         if run.completes_window:

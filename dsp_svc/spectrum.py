@@ -5,7 +5,7 @@ from __future__ import annotations
 from dsp_svc.estimate.measure import Plan
 from dsp_svc.estimate.psd import Welch
 from dsp_svc.estimate.result import Quantity, Reason
-from dsp_svc.estimate.samples import SampleCoding, SampleFormat
+from dsp_svc.estimate.samples import BadSamplesError, SampleCoding, SampleFormat
 from dsp_svc.estimate.snr import Band
 from dsp_svc.messages import fill_numbers
 from dsp_svc.meter import Meter
@@ -31,7 +31,7 @@ def compute_spectrum(job: SpectrumJob) -> measurement_pb2.Measurement:
     meter = Meter(Plan(job.coding, job.sample_rate_hz, job.welch, job.welch))
     try:
         meter.add(job.samples, 0, job.passband)
-    except ValueError as error:
+    except BadSamplesError as error:
         raise InvalidFieldsError([FieldViolation("samples", str(error))]) from error
     measurement = measurement_pb2.Measurement(
         scope=measurement_pb2.MEASUREMENT_SCOPE_WINDOW,

@@ -21,6 +21,10 @@ class SampleFormat(enum.Enum):
     CF32_LE = "<f4"
 
 
+class BadSamplesError(ValueError):
+    """Bytes that are no samples of their format, or samples that can not be measured."""
+
+
 @dataclass(frozen=True)
 class SampleCoding:
     """The scale of a receiver's samples: amplitude = (code - zero_offset) / full_scale."""
@@ -60,11 +64,11 @@ class SampleCoding:
             Complex amplitudes, shape (pair count,), complex64; magnitude 1 is 0 dBFS.
 
         Raises:
-            ValueError: The length is no whole number of pairs, or a float sample is not finite or above 1e6 of
+            BadSamplesError: The length is no whole number of pairs, or a float sample is not finite or above 1e6 of
                 full scale, where its power leaves the range of single precision.
         """
         if len(data) % self.sample_size_bytes:
-            raise ValueError(
+            raise BadSamplesError(
                 f"{len(data)} bytes are no whole number of {self.sample_size_bytes}-byte "
                 f"{self.sample_format.name} samples"
             )
@@ -76,7 +80,7 @@ class SampleCoding:
         if self.sample_format is SampleFormat.CF32_LE:
             wrong = np.flatnonzero(~(np.abs(components) <= _MAX_AMPLITUDE))
             if wrong.size:
-                raise ValueError(
+                raise BadSamplesError(
                     f"sample {wrong[0] // 2} of the run is {codes[wrong[0]]}, "
                     f"not a finite number up to {_MAX_AMPLITUDE:g} times full scale"
                 )
