@@ -58,7 +58,7 @@ def sample_metrics(data: bytes, coding: SampleCoding, rate_hz: float) -> dict[st
         "spectrum, 16384 points": lambda: periodograms(samples, Welch(16_384)),
         "spectral kurtosis, on top of the spectrum": lambda: [power_sums(n, lines, welch) for n, lines in batches],
         "image, on top of the spectrum": lambda: [mirror_products(lines, welch) for _, lines in batches],
-        "percentiles, on top of the spectrum": lambda: [rows(lines, welch) for _, lines in batches],
+        "percentiles, on top of the spectrum": lambda: [rows(first, lines, welch) for first, lines in batches],
         "amplitude distribution": lambda: amplitude_histogram(samples),
         "line": lambda: find_tone(samples),
         "coherent carrier": lambda: carrier.add(samples, 0, rate_hz),
@@ -80,7 +80,7 @@ def window_metrics(data: bytes, coding: SampleCoding, rate_hz: float) -> dict[st
     for first, lines in segment_lines(samples, welch):
         powers += power_sums(first, lines, welch)
         products += mirror_products(lines, welch)
-        statistics += rows(lines, welch)
+        statistics += rows(first * welch.hop, lines, welch)
     histogram = amplitude_histogram(samples)
     track = FrequencyTrack.none()
     for second in range(10):

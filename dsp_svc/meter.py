@@ -68,7 +68,7 @@ class Meter:
             BadSamplesError: A float sample is not finite.
         """
         samples = self._plan.coding.decode(data)
-        part = measure_part(data, samples, self._plan, passband, calibration)
+        part = measure_part(data, samples, first_index, self._plan, passband, calibration)
         if self._window is None:
             self._window, self._window_index = part, first_index
             if Metric.FREQUENCY_OFFSET in self._plan.metrics and not isinstance(part.tone, Tone):
@@ -139,11 +139,12 @@ class Meter:
         if self._emissions and found.band is not None:
             method, track = max(self._emissions.items(), key=lambda item: item[1].point_count)
             if 2 * track.point_count > self._window_count:
-                return Quantity.valid(track.mean_frequency_hz, track.weight**-0.5, method)
+                # Windows that scatter more than their own sigmas say, as fading makes them, widen it.
+                excess = max(1.0, track.frequency_spread / max(track.point_count - 1, 1))
+                return Quantity.valid(track.mean_frequency_hz, (excess / track.weight) ** 0.5, method)
         return frequency_offset_hz(self._line, sample_rate_hz)
 
     def _point(self, part: Part, tone: Tone) -> FrequencyTrack:
         rate_hz = self._plan.sample_rate_hz
-        middle_s = (self._window_index + part.sample_count / 2) / rate_hz
         sigma_hz = max(tone.sigma_cycles_per_sample, _MIN_SIGMA_CYCLES) * rate_hz
-        return FrequencyTrack.point(middle_s, tone.cycles_per_sample * rate_hz, sigma_hz)
+        return FrequencyTrack.point(part.tone_index / rate_hz, tone.cycles_per_sample * rate_hz, sigma_hz)

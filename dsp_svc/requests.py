@@ -29,6 +29,7 @@ _BIN_COUNT_RANGE: Final = (64, 16_384)
 _DEFAULT_BIN_COUNT: Final = 1024
 _SAMPLE_RATE_RANGE_HZ: Final = (100.0, 1e9)
 _FULL_SCALE_RANGE: Final = (1e-3, 1e9)
+_ZERO_OFFSET_RANGE: Final = (-1e6, 1e6)
 _OFFSET_RANGE_DB: Final = (-1000.0, 1000.0)
 _UNCERTAINTY_RANGE_DB: Final = (1e-6, 100.0)
 _FORMATS: Final[Mapping[int, SampleFormat]] = MappingProxyType(
@@ -136,7 +137,7 @@ def read_segment(segment: iq_pb2.Segment) -> StreamSegment:
     wrong: list[FieldViolation] = []
     _check_range("event.segment.sample_rate_hz", segment.sample_rate_hz, _SAMPLE_RATE_RANGE_HZ, wrong)
     _check_range("event.segment.full_scale", segment.full_scale, _FULL_SCALE_RANGE, wrong)
-    _check_finite("event.segment.zero_offset", segment.zero_offset, wrong)
+    _check_range("event.segment.zero_offset", segment.zero_offset, _ZERO_OFFSET_RANGE, wrong)
     _check_finite("event.segment.center_frequency_hz", segment.center_frequency_hz, wrong)
     passband = _read_passband(segment, segment.sample_rate_hz, "event.segment.", wrong)
     calibration = _read_calibration(segment, wrong)
@@ -168,7 +169,7 @@ def read_spectrum_job(request: dsp_pb2.ComputeSpectrumRequest) -> SpectrumJob:
     wrong: list[FieldViolation] = []
     _check_range("sample_rate_hz", request.sample_rate_hz, _SAMPLE_RATE_RANGE_HZ, wrong)
     _check_range("full_scale", full_scale, _FULL_SCALE_RANGE, wrong)
-    _check_finite("zero_offset", zero_offset, wrong)
+    _check_range("zero_offset", zero_offset, _ZERO_OFFSET_RANGE, wrong)
     _check_finite("center_frequency_hz", request.center_frequency_hz, wrong)
     _check_bin_count("bin_count", bin_count, wrong)
     passband = _read_passband(request, request.sample_rate_hz, "", wrong)
@@ -207,6 +208,23 @@ def check_length(field: str, byte_count: int, sample_count: int | None, coding: 
     if byte_count % size:
         text = f"{byte_count} bytes are no whole number of samples of {size} bytes ({coding.sample_format.name})"
         raise BadFieldError(ErrorReason.ERROR_REASON_BLOCK_LENGTH_MISMATCH, field, text, byte_count=byte_count)
+
+
+def check_rate(field: str, solution: iq_pb2.TimeSolution, segment: StreamSegment) -> None:
+    """Checks the fitted sample rate of a stream; 0 stands for none.
+
+    Args:
+        field: The field that carries the time solution.
+        solution: The time solution.
+        segment: What the receiver announced.
+
+    Raises:
+        InvalidFieldsError: The rate is not near the announced one.
+    """
+    rate_hz = solution.sample_rate_hz
+    if rate_hz and not 0.5 <= rate_hz / segment.sample_rate_hz <= 2.0:
+        text = f"{rate_hz:g} is not near the announced {segment.sample_rate_hz:g}"
+        raise InvalidFieldsError([FieldViolation(f"{field}.sample_rate_hz", text)])
 
 
 def _window_s(measurement: acquisition_pb2.MeasurementConfig, wrong: list[FieldViolation]) -> float:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from dsp_svc.estimate.calibration import Calibration
 from dsp_svc.estimate.measure import Plan
@@ -14,7 +13,7 @@ from dsp_svc.estimate.samples import BadSamplesError
 from dsp_svc.estimate.snr import Band
 from dsp_svc.messages import fill_numbers
 from dsp_svc.meter import Meter, StretchNumbers
-from dsp_svc.requests import StreamConfig, StreamSegment, check_length, read_segment
+from dsp_svc.requests import StreamConfig, StreamSegment, check_length, check_rate, read_segment
 from heimdall.common.v1 import iq_pb2, measurement_pb2
 from heimdall.common.v1.error_pb2 import ErrorReason
 from heimdall.errors import BadFieldError, FieldViolation, InvalidFieldsError
@@ -55,6 +54,8 @@ class Window:
     """The samples that it has so far."""
     overloaded_count: int
     """Those of them that the receiver marked as overloaded."""
+    passband: Band
+    """What every filter that its samples came through let through."""
 
 
 class Session:
@@ -116,9 +117,12 @@ class Session:
             yield from self._skip(event.gap)
         elif kind == "status":
             if event.status.HasField("time_solution"):
+                check_rate("event.status.time_solution", event.status.time_solution, self._segment)
                 self._solution = event.status.time_solution
         else:
             self._check_index("event.end.end_sample_index", event.end.end_sample_index)
+            if event.end.HasField("time_solution"):
+                check_rate("event.end.time_solution", event.end.time_solution, self._segment)
             yield from self._break()
 
     def measure(self, run: Run) -> measurement_pb2.Measurement | None:
@@ -141,8 +145,8 @@ class Session:
                 raise InvalidFieldsError([FieldViolation("event.block.samples", str(error))]) from error
         result = None
         if run.completes_window:
-            stretch = meter.window(run.passband, self._rate_hz(segment))
             window = run.window
+            stretch = meter.window(window.passband, self._rate_hz(segment))
             result = self._measurement(segment, stretch, self._rate_hz(segment), window.overloaded_count)
             result.scope = measurement_pb2.MEASUREMENT_SCOPE_WINDOW
             result.first_sample_index = window.first_index
@@ -202,11 +206,11 @@ class Session:
             self._shared_passband = segment.passband
         else:
             _check_unchanged(self._segment, segment)
-            low_hz = max(self._shared_passband.low_hz, segment.passband.low_hz)
-            high_hz = min(self._shared_passband.high_hz, segment.passband.high_hz)
-            self._shared_passband = Band(low_hz, high_hz)
-            if self._window is not None and self._data:
-                yield self._run(self._window, completes=False, breaks=False)
+            self._shared_passband = _common(self._shared_passband, segment.passband)
+            if self._window is not None:
+                if self._data:
+                    yield self._run(self._window, completes=False, breaks=False)
+                self._window = replace(self._window, passband=_common(self._window.passband, segment.passband))
         self._segment = segment
         self._passband = segment.passband
         self._calibration = segment.calibration
@@ -228,17 +232,16 @@ class Session:
             window = self._window
             if window is None:
                 after_ns = round(taken * 1e9 / self._rate_hz(segment))
-                window = Window(self._next_index, block.first_sample_unix_ns + after_ns, 0, 0)
+                window = Window(self._next_index, block.first_sample_unix_ns + after_ns, 0, 0, self._passband)
             room = MAX_RUN_SAMPLES - len(self._data) // size
             count = min(block.sample_count - taken, window_length - window.sample_count, room)
             self._data += samples[taken * size : (taken + count) * size]
             taken += count
             self._next_index += count
-            window = Window(
-                window.first_index,
-                window.first_unix_ns,
-                window.sample_count + count,
-                window.overloaded_count + (count if block.overload else 0),
+            window = replace(
+                window,
+                sample_count=window.sample_count + count,
+                overloaded_count=window.overloaded_count + (count if block.overload else 0),
             )
             self._window = window
             full = window.sample_count == window_length
@@ -275,7 +278,7 @@ class Session:
             )
 
     def _rate_hz(self, segment: StreamSegment) -> float:
-        if self._solution is not None and 0.0 < self._solution.sample_rate_hz < math.inf:
+        if self._solution is not None and self._solution.sample_rate_hz:
             return self._solution.sample_rate_hz
         return segment.sample_rate_hz
 
@@ -297,6 +300,10 @@ class Session:
         result.sample_count = stretch.sample_count
         fill_numbers(result, stretch.numbers, stretch.products, overload)
         return result
+
+
+def _common(first: Band, second: Band) -> Band:
+    return Band(max(first.low_hz, second.low_hz), min(first.high_hz, second.high_hz))
 
 
 def _check_unchanged(before: StreamSegment, after: StreamSegment) -> None:

@@ -11,6 +11,8 @@ from dsp_svc.estimate.result import Quantity, Reason
 from dsp_svc.estimate.samples import Samples
 
 _BATCH_SAMPLES = 1 << 14  # every array of a batch stays in the processor's cache
+MIN_DC_SAMPLES = 256
+"""Fewer samples do not show their own scatter well enough to tell a mean from it."""
 _FALSE_ALARM = 1e-3  # noise alone shows a DC offset this rarely
 _POWER_METHOD = "mean-power"
 _CREST_METHOD = "peak-over-mean"
@@ -148,7 +150,7 @@ def dc_offset_dbfs(sums: Moments) -> Quantity:
         20 log10(|m| + s sqrt(ln(1/p) / n)) when the mean is no larger than what noise makes of it. A carrier
         at exactly 0 Hz counts as an offset. The samples are taken for independent: where a filter leaves a
         fraction b of the sample rate, the mean scatters 1/b times as much in power, and noise may pass for an
-        offset. Absent without samples, and when every sample is zero.
+        offset. Absent with fewer than 256 samples, and when every sample is zero.
 
     Examples:
         >>> import numpy as np
@@ -159,6 +161,8 @@ def dc_offset_dbfs(sums: Moments) -> Quantity:
     reason = _nothing(sums)
     if reason is not None:
         return Quantity.absent(reason, _DC_METHOD)
+    if sums.sample_count < MIN_DC_SAMPLES:
+        return Quantity.absent(Reason.TOO_FEW_SAMPLES, _DC_METHOD)
     mean = abs(sums.total) / sums.sample_count
     scatter = math.sqrt(max(sums.energy / sums.sample_count - mean**2, 0.0) / sums.sample_count)
     of_noise = scatter * math.sqrt(math.log(1.0 / _FALSE_ALARM))

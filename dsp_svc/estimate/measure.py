@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 
@@ -96,9 +97,13 @@ class Part:
     histogram: AmplitudeHistogram | None
     """Their amplitudes; None if they are not asked for."""
     tone: Tone | Reason
-    """The strongest line of the first run of the stretch."""
+    """The strongest line of any run of the stretch, or why there is none in the first."""
+    tone_index: float
+    """The index in the stream of the middle of the run that has the line."""
 
     def __add__(self, other: Part) -> Part:
+        first = self if self.sample_count else other
+        best = other if isinstance(other.tone, Tone) and other.tone.n_snr_db > first.tone_n_snr_db else first
         return dataclasses.replace(
             self,
             sample_count=self.sample_count + other.sample_count,
@@ -108,17 +113,30 @@ class Part:
             spectra=_sum(self.spectra, other.spectra),
             shown=_sum(self.shown, other.shown),
             histogram=_sum(self.histogram, other.histogram),
+            tone=best.tone,
+            tone_index=best.tone_index,
         )
+
+    @property
+    def tone_n_snr_db(self) -> float:
+        """The integrated SNR of the line in dB; -inf without one."""
+        return self.tone.n_snr_db if isinstance(self.tone, Tone) else -math.inf
 
 
 def measure_part(
-    data: bytes | bytearray, samples: Samples, plan: Plan, passband: Band, calibration: Calibration | None = None
+    data: bytes | bytearray,
+    samples: Samples,
+    first_index: int,
+    plan: Plan,
+    passband: Band,
+    calibration: Calibration | None = None,
 ) -> Part:
     """Measure one unbroken run.
 
     Args:
         data: The run as the receiver sent it, whole I,Q pairs in the coding of the plan.
         samples: The same as complex amplitudes, shape (n,), complex64, full scale 1.
+        first_index: The index of the first of them in the stream.
         plan: How to measure.
         passband: Where to look for a line, relative to the tuned centre.
         calibration: What turns levels into dBm; None if that is not known.
@@ -128,7 +146,9 @@ def measure_part(
     """
     metrics, rate_hz = plan.metrics, plan.sample_rate_hz
     sums = moments(samples) if metrics & _WITH_MOMENTS else Moments.none()
-    spectra = _spectra(samples, plan.welch, metrics, plan.shown_welch is None) if plan.has_spectrum else None
+    spectra = (
+        _spectra(samples, first_index, plan.welch, metrics, plan.shown_welch is None) if plan.has_spectrum else None
+    )
     tone: Tone | Reason = Reason.NOT_REQUESTED
     if plan.has_line:
         tone = find_tone(samples, passband.low_hz / rate_hz, passband.high_hz / rate_hz)
@@ -138,9 +158,10 @@ def measure_part(
         reference_energy(sums, calibration),
         clipping(data, plan.coding) if Metric.CLIPPING in metrics else Clipping.none(),
         spectra,
-        None if plan.shown_welch is None else _shown(samples, plan.shown_welch, plan, spectra),
+        None if plan.shown_welch is None else _shown(samples, first_index, plan.shown_welch, plan, spectra),
         amplitude_histogram(samples) if Metric.AMPLITUDE_DISTRIBUTION in metrics else None,
         tone,
+        first_index + (len(samples) - 1) / 2.0,
     )
 
 
@@ -156,19 +177,20 @@ def no_part(plan: Plan) -> Part:
         None if plan.shown_welch is None else _no_spectra(plan.shown_welch, metrics & _OF_SHOWN, True),
         AmplitudeHistogram.none() if Metric.AMPLITUDE_DISTRIBUTION in metrics else None,
         Reason.NO_SAMPLES,
+        0.0,
     )
 
 
 _OF_SHOWN: Final = frozenset({Metric.SPECTRUM_STATISTICS})
 
 
-def _shown(samples: Samples, welch: Welch, plan: Plan, spectra: Spectra | None) -> Spectra:
+def _shown(samples: Samples, first_index: int, welch: Welch, plan: Plan, spectra: Spectra | None) -> Spectra:
     if spectra is not None and welch == plan.welch and Metric.SPECTRUM_STATISTICS not in plan.metrics:
         return Spectra(spectra.periodograms, None, None, None)
-    return _spectra(samples, welch, plan.metrics & _OF_SHOWN, True)
+    return _spectra(samples, first_index, welch, plan.metrics & _OF_SHOWN, True)
 
 
-def _spectra(samples: Samples, welch: Welch, metrics: frozenset[Metric], with_rows: bool) -> Spectra:
+def _spectra(samples: Samples, first_index: int, welch: Welch, metrics: frozenset[Metric], with_rows: bool) -> Spectra:
     """Add up what is asked for, batch by batch, while the transforms are in the cache."""
     made = _no_spectra(welch, metrics, with_rows)
     total, mirror, powers, statistics = made.periodograms.total, made.mirror, made.powers, made.rows
@@ -176,7 +198,9 @@ def _spectra(samples: Samples, welch: Welch, metrics: frozenset[Metric], with_ro
         total += line_powers(lines)
         mirror = None if mirror is None else mirror + mirror_products(lines, welch)
         powers = None if powers is None else powers + power_sums(first_row, lines, welch)
-        statistics = None if statistics is None else statistics + rows(lines, welch)
+        statistics = (
+            None if statistics is None else statistics + rows(first_index + first_row * welch.hop, lines, welch)
+        )
     count = welch.segment_count(len(samples))
     return Spectra(Periodograms(welch, total, count, welch.effective_segment_count(count)), mirror, powers, statistics)
 

@@ -93,13 +93,14 @@ class BinStatistics:
     """The number of those that median and percentiles rest on."""
 
 
-def rows(lines: npt.NDArray[np.complex64], welch: Welch) -> Rows:
+def rows(first_index: int, lines: npt.NDArray[np.complex64], welch: Welch) -> Rows:
     """Take the statistics of a batch of periodograms.
 
-    Which of them are kept follows from a number that is drawn for each by scrambling the bits of its values, so that
-    results repeat, and do not depend on how a stream was cut into batches.
+    Which of them are kept follows from a number that is drawn for each by scrambling the bits of its place in the
+    stream, so that results repeat, and depend neither on the values nor on how a run was cut into batches.
 
     Args:
+        first_index: The index in the stream of the first sample of the first segment.
         lines: The transforms X of segments, shape (rows, segment_length), complex64, FFT bin order.
         welch: How they were made.
 
@@ -109,7 +110,7 @@ def rows(lines: npt.NDArray[np.complex64], welch: Welch) -> Rows:
     if len(lines) == 0:
         return Rows.none(welch)
     power = lines.real**2 + lines.imag**2
-    keys = _keys(power)
+    keys = _keys(first_index + welch.hop * np.arange(len(power)))
     chosen = np.argsort(keys, kind="stable")[: _capacity(welch)]
     total = power.sum(axis=0, dtype=np.float64)
     return Rows(welch, len(power), power.min(axis=0), power.max(axis=0), total, power[chosen], keys[chosen])
@@ -139,7 +140,7 @@ def bin_statistics(statistics: Rows, sample_rate_hz: float) -> BinStatistics | N
         >>> import numpy as np
         >>> welch = Welch(16)
         >>> lines = np.sqrt(np.arange(1, 102))[:, None].astype(np.complex64) * np.ones(16, dtype=np.complex64)
-        >>> found = bin_statistics(rows(lines, welch), 1.0 / welch.taper_energy)
+        >>> found = bin_statistics(rows(0, lines, welch), 1.0 / welch.taper_energy)
         >>> [round(float(10 ** (x[0] / 10)), 3) for x in (found.minimum, found.median, found.percentiles[90.0])]
         [1.0, 51.0, 91.0]
     """
@@ -165,17 +166,12 @@ def _capacity(welch: Welch) -> int:
     return max(1, MAX_KEPT_VALUES // welch.segment_length)
 
 
-def _keys(power: npt.NDArray[np.float32]) -> npt.NDArray[np.uint64]:
-    """Draw a uniform number for each row from the bits of four of its bins; no two rows of noise share them."""
-    places = np.linspace(1, power.shape[1] - 1, 4).astype(np.intp)
-    bits = np.ascontiguousarray(power[:, places]).view(np.uint32).astype(np.uint64)
-    keys = np.full(len(power), _SEED)
-    for column in bits.T:
-        keys ^= column
-        keys = (keys ^ (keys >> np.uint64(30))) * _MIX_1
-        keys = (keys ^ (keys >> np.uint64(27))) * _MIX_2
-        keys ^= keys >> np.uint64(31)
-    return keys
+def _keys(places: npt.NDArray[np.int64]) -> npt.NDArray[np.uint64]:
+    """Draw a uniform number for each place; no two places share one."""
+    keys = places.astype(np.uint64) * _SEED
+    keys = (keys ^ (keys >> np.uint64(30))) * _MIX_1
+    keys = (keys ^ (keys >> np.uint64(27))) * _MIX_2
+    return keys ^ (keys >> np.uint64(31))
 
 
 def _decibels(power: npt.NDArray[np.floating], scale: float) -> npt.NDArray[np.float32]:

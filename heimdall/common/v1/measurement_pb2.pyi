@@ -315,7 +315,9 @@ class Measurement(_message.Message):
 
     @_builtins.property
     def spectral_flatness_ratio(self) -> Global___Estimate:
-        """Geometric over arithmetic mean of the spectrum in the passband, 0 to 1; 1 for white noise."""
+        """Geometric over arithmetic mean of the spectrum in the passband, scaled so that white noise has 1 on average; towards 0
+        the more the power is in few bins.
+        """
 
     @_builtins.property
     def clipped_ratio(self) -> Global___Estimate:
@@ -447,7 +449,7 @@ class SpectralKurtosis(_message.Message):
     """Number of separate spectra that it rests on."""
     @_builtins.property
     def kurtosis(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
-        """Spectral kurtosis, one number a bin. Maximum 16384 bins."""
+        """Spectral kurtosis, one number a bin; NaN for a bin without power. Maximum 16384 bins."""
 
     def __init__(
         self,
@@ -554,7 +556,7 @@ class SpectrumStatistics(_message.Message):
         """Share of the spectra that are at or below, 0 to 1; only of a percentile."""
         @_builtins.property
         def power_dbfs_per_hz(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
-            """Power spectral density in dBFS/Hz, one number a bin. Maximum 16384 bins."""
+            """Power spectral density in dBFS/Hz, one number a bin; -inf for a bin without power. Maximum 16384 bins."""
 
         def __init__(
             self,
@@ -658,7 +660,7 @@ class Spectrum(_message.Message):
     """Number of independent averages that each bin is worth."""
     @_builtins.property
     def power_dbfs_per_hz(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
-        """Power spectral density in dBFS/Hz, one number a bin. Maximum 16384 bins."""
+        """Power spectral density in dBFS/Hz, one number a bin; -inf for a bin without power. Maximum 16384 bins."""
 
     def __init__(
         self,

@@ -128,3 +128,8 @@ def test_a_limit_holds_for_the_offset_that_is_there(white_noise: Make) -> None:
 def test_a_tone_away_from_zero_is_no_offset(tone: Make) -> None:
     assert dc_offset_dbfs(moments(tone(12_000, 0.01))).validity is Validity.UPPER_LIMIT
     assert dc_offset_dbfs(moments(tone(12_000, 0.0, 0.5))).value == pytest.approx(20 * np.log10(0.5), abs=1e-4)
+
+
+def test_a_few_samples_have_no_dc_offset(white_noise: Callable[..., Any]) -> None:
+    assert dc_offset_dbfs(moments(white_noise(255))).reason is Reason.TOO_FEW_SAMPLES
+    assert dc_offset_dbfs(moments(white_noise(256))).value is not None

@@ -247,3 +247,66 @@ def test_the_page_names_every_metric_and_reason(repo_root: Path) -> None:
     page = (repo_root / "docs" / "measurements.md").read_text()
     for name in (*METRIC_NAMES, *ESTIMATES, *Reason):
         assert f"`{name}`" in page, name
+
+
+def test_a_window_across_a_change_of_the_filter_is_judged_where_both_let_through(
+    white_noise: Make, flat_signal: Make
+) -> None:
+    """Noise of which the filter leaves more from the middle of a window on: the floor is that of the common part."""
+    half = RATE // 2
+    narrow = flat_signal(half, RATE, -2_000.0, 2_000.0, 1e-4 / 3)
+    events = [
+        segment(passband_low_hz=-2_000.0, passband_high_hz=2_000.0),
+        *blocks(narrow, 0),
+        segment(passband_low_hz=-5_000.0, passband_high_hz=5_000.0, first_sample_index=half),
+        *blocks(white_noise(RATE + half, 1e-4), half),
+        end(2 * RATE),
+    ]
+    first, second, summary = play(events)
+    for measured in (first, second, summary):
+        assert measured.noise_dbfs_per_hz.value == pytest.approx(-40.0 - 10 * math.log10(RATE), abs=0.3)
+    # The next window has its own filter again.
+    assert second.noise_dbfs_per_hz.sigma < first.noise_dbfs_per_hz.sigma
+
+
+def test_a_line_behind_a_change_of_gain_is_found(white_noise: Make, tone: Make) -> None:
+    samples = white_noise(RATE, 1e-4)
+    samples[RATE // 4 :] += tone(RATE - RATE // 4, 1_000.0 / RATE, 0.1)
+    cut = RATE // 4
+    events = [segment(), *blocks(samples[:cut], 0), segment(first_sample_index=cut), *blocks(samples[cut:], cut)]
+    window, _ = play([*events, end(RATE)])
+    assert window.frequency_offset_hz.method == "line-aboutanios-mulgrew"
+    assert window.frequency_offset_hz.value == pytest.approx(1_000.0, abs=0.02)
+
+
+def test_windows_that_disagree_widen_the_offset_of_the_stream(rng: np.random.Generator, white_noise: Make) -> None:
+    """Noise-like emissions 300 Hz wide whose centre jumps by 40 Hz either way: no window is sure of the others."""
+    parts = []
+    for second in range(8):
+        count = RATE
+        lines = rng.standard_normal(count) + 1j * rng.standard_normal(count)
+        frequencies = np.fft.fftfreq(count, 1.0 / RATE)
+        centre = 1_000.0 + (40.0 if second % 2 else -40.0)
+        flat = np.fft.ifft(np.where(np.abs(frequencies - centre) < 150.0, lines, 0.0))
+        parts.append(flat / np.sqrt(np.mean(np.abs(flat) ** 2)) * 0.1)
+    samples = np.concatenate(parts) + white_noise(8 * RATE, 1e-4)
+    summary = play([segment(), *blocks(samples, 0), end(8 * RATE)])[-1]
+    offset = summary.frequency_offset_hz
+    assert offset.method == "centroid"
+    assert offset.value == pytest.approx(1_000.0, abs=40.0)
+    assert offset.sigma > 8.0
+
+
+@pytest.mark.parametrize("place", ["status", "end"])
+def test_a_rate_that_can_not_be_is_refused(white_noise: Make, place: str) -> None:
+    events = [segment(), *blocks(white_noise(RATE, 1e-4), 0), end(RATE, 1e-300)]
+    if place == "status":
+        solution = iq_pb2.TimeSolution(sample_rate_hz=3 * RATE)
+        events[1:] = [iq_pb2.IqEvent(status=iq_pb2.Status(time_solution=solution))]
+    error = refused(events)
+    assert [violation.field for violation in error.violations] == [f"event.{place}.time_solution.sample_rate_hz"]
+
+
+def test_an_absurd_zero_offset_is_refused() -> None:
+    error = refused([segment(zero_offset=1e20)])
+    assert [violation.field for violation in error.violations] == ["event.segment.zero_offset"]

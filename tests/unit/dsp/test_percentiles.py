@@ -32,7 +32,7 @@ def test_noise_has_the_statistics_of_the_exponential_law(rng: np.random.Generato
     count = 20_000
     statistics = Rows.none(WELCH)
     for _ in range(10):
-        statistics += rows(noise_lines(rng, count // 10, density=1e-6), WELCH)
+        statistics += rows(WELCH.hop * statistics.row_count, noise_lines(rng, count // 10, density=1e-6), WELCH)
     found = statistics_of(statistics)
     assert (found.row_count, found.kept_count) == (20_000, 16_384)
     assert mean_of(found.mean) == pytest.approx(1e-6, rel=0.004)
@@ -54,7 +54,7 @@ def test_extremes_and_mean_are_those_of_every_periodogram(rng: np.random.Generat
     lines[3, 100], lines[90, 200] = 1e3, 0.0
     statistics = Rows.none(Welch(16_384))
     for start in range(0, 100, 7):
-        statistics += rows(lines[start : start + 7], Welch(16_384))
+        statistics += rows(8_192 * start, lines[start : start + 7], Welch(16_384))
     assert statistics.kept.size <= MAX_KEPT_VALUES
     found = statistics_of(statistics)
     assert (found.row_count, found.kept_count) == (100, 64)
@@ -68,7 +68,7 @@ def test_extremes_and_mean_are_those_of_every_periodogram(rng: np.random.Generat
 
 def test_percentiles_are_those_of_numpy_while_all_are_kept(rng: np.random.Generator) -> None:
     lines = noise_lines(rng, 1_000)
-    found = statistics_of(rows(lines[:400], WELCH) + rows(lines[400:], WELCH))
+    found = statistics_of(rows(0, lines[:400], WELCH) + rows(400 * WELCH.hop, lines[400:], WELCH))
     power = np.abs(np.fft.fftshift(lines, axes=1).astype(np.complex128)) ** 2 / (RATE_HZ * WELCH.taper_energy)
     assert tuple(found.percentiles) == PERCENTS[:6]
     for percent, values in found.percentiles.items():
@@ -81,15 +81,15 @@ def test_percentiles_are_those_of_numpy_while_all_are_kept(rng: np.random.Genera
     ("count", "supported"), [(1, 0), (4, 2), (10, 3), (99, 4), (100, 5), (999, 5), (1_000, 6), (10_000, 7)]
 )
 def test_a_percentile_needs_a_periodogram_above_it(rng: np.random.Generator, count: int, supported: int) -> None:
-    found = statistics_of(rows(noise_lines(rng, count), WELCH))
+    found = statistics_of(rows(0, noise_lines(rng, count), WELCH))
     assert tuple(found.percentiles) == PERCENTS[:supported]
 
 
 def test_which_are_kept_does_not_depend_on_the_batches(rng: np.random.Generator) -> None:
     lines = noise_lines(rng, 300, length=16_384)
     welch = Welch(16_384)
-    whole = rows(lines, welch)
-    parts = rows(lines[250:], welch) + rows(lines[:250], welch)
+    whole = rows(7, lines, welch)
+    parts = rows(7 + 250 * welch.hop, lines[250:], welch) + rows(7, lines[:250], welch)
     np.testing.assert_array_equal(whole.keys, parts.keys)
     np.testing.assert_array_equal(whole.kept, parts.kept)
 
@@ -100,7 +100,7 @@ def test_the_kept_are_a_fair_choice(rng: np.random.Generator) -> None:
     lines = noise_lines(rng, count, length=16_384 // 4) * np.linspace(1, 100, count, dtype=np.float32)[:, None]
     statistics = Rows.none(Welch(4_096))
     for start in range(0, count, 100):
-        statistics += rows(lines[start : start + 100], Welch(4_096))
+        statistics += rows(2_048 * start, lines[start : start + 100], Welch(4_096))
     kept = np.sqrt(statistics.kept.mean(axis=1) / (RATE_HZ * Welch(4_096).taper_energy))
     assert len(kept) == 256
     places = (kept - 1) / 99
@@ -108,7 +108,20 @@ def test_the_kept_are_a_fair_choice(rng: np.random.Generator) -> None:
     assert np.std(places) == pytest.approx(1 / np.sqrt(12), rel=0.15)
 
 
+def test_silence_is_kept_as_often_as_it_was(rng: np.random.Generator) -> None:
+    """A signal that is switched off for a fifth of the time: its zeros are all alike, and each counts."""
+    welch = Welch(16_384)
+    shares = []
+    for start in range(20):
+        lines = noise_lines(rng, 400, length=16_384)
+        lines[::5] = 0.0
+        kept = rows(start * 400 * welch.hop, lines, welch).kept
+        shares.append(np.mean(kept.sum(axis=1) == 0.0))
+    # 64 of 400 are kept each time.
+    assert np.mean(shares) == pytest.approx(0.2, abs=4 * np.sqrt(0.2 * 0.8 / 64 / 20))
+
+
 def test_zeros_are_no_number(rng: np.random.Generator) -> None:
-    found = statistics_of(rows(np.zeros((5, 64), np.complex64), WELCH))
+    found = statistics_of(rows(0, np.zeros((5, 64), np.complex64), WELCH))
     assert np.all(np.isneginf(found.median))
-    assert bin_statistics(Rows.none(WELCH) + rows(np.zeros((0, 64), np.complex64), WELCH), RATE_HZ) is None
+    assert bin_statistics(Rows.none(WELCH) + rows(0, np.zeros((0, 64), np.complex64), WELCH), RATE_HZ) is None
