@@ -91,6 +91,9 @@ def power_dbm(reference: ReferenceEnergy, sums: Moments, noise_dbfs_per_hz: Quan
         when any sample is uncalibrated; and when the record would put the receiver's noise three of its sigmas
         below k T at 290 K, -174 dBm/Hz, which no receiver can have.
 
+    References:
+        H. Nyquist, "Thermal agitation of electric charge in conductors", Physical Review 32, 1928, for k T.
+
     Examples:
         >>> run = Moments(100, 1.0, 0.01, 0.01, 0j)
         >>> found = power_dbm(reference_energy(run, Calibration(-40.0, 1.0, False)), run)

@@ -169,6 +169,10 @@ def carrier_offset_hz(averages: Averages, cycles_per_sample: float, sample_rate_
         The offset from the tuned centre in Hz. Absent with fewer than 8 averages, and when their coherent sum
         does not stand 14 dB (integrated SNR) above their scatter: then the carrier was not coherent.
 
+    References:
+        D. Rife, R. Boorstyn, "Single-tone parameter estimation from discrete-time observations", IEEE Trans.
+        Information Theory 20, 1974.
+
     Examples:
         >>> tone = np.exp(2j * np.pi * 0.100002 * np.arange(30_000)).astype(np.complex64)
         >>> kept = [derotated_averages(tone[at : at + 5_000], at, 0.1, 1000.0) for at in (0, 5_000, 25_000)]

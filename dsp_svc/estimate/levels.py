@@ -125,6 +125,9 @@ def crest_factor_db(sums: Moments) -> Quantity:
         samples is larger, so compare stretches of equal length. Absent without samples, and when every sample is
         zero.
 
+    References:
+        H. David, H. Nagaraja, "Order Statistics", 2003, for the largest of n exponential variables.
+
     Examples:
         >>> import numpy as np
         >>> round(crest_factor_db(moments(np.array([1, 1, 1, 5], dtype=np.complex64))).value, 3)
@@ -151,6 +154,9 @@ def dc_offset_dbfs(sums: Moments) -> Quantity:
         at exactly 0 Hz counts as an offset. The samples are taken for independent: where a filter leaves a
         fraction b of the sample rate, the mean scatters 1/b times as much in power, and noise may pass for an
         offset. Absent with fewer than 256 samples, and when every sample is zero.
+
+    References:
+        S. Kay, "Fundamentals of Statistical Signal Processing: Detection Theory", 1998, for the law of |m|².
 
     Examples:
         >>> import numpy as np

@@ -241,6 +241,11 @@ def segment_lines(samples: Samples, welch: Welch) -> Iterator[tuple[int, npt.NDA
         The number m of a batch's first segment in the run, and the lines of the batch, shape (rows, segment_length),
         complex64, FFT bin order. The next batch overwrites them. None when the run is shorter than a segment.
 
+    References:
+        P. Welch, "The use of fast Fourier transform for the estimation of power spectra", IEEE Trans. Audio and
+        Electroacoustics 15, 1967; F. Harris, "On the use of windows for harmonic analysis with the discrete Fourier
+        transform", Proc. IEEE 66, 1978.
+
     Examples:
         >>> import numpy as np
         >>> tone = np.exp(2j * np.pi * 3 * np.arange(64) / 16).astype(np.complex64)
@@ -293,6 +298,11 @@ def periodograms(samples: Samples, welch: Welch) -> Periodograms:
 
     Returns:
         The sum; empty when the run is shorter than a segment.
+
+    References:
+        P. Welch, "The use of fast Fourier transform for the estimation of power spectra", IEEE Trans. Audio and
+        Electroacoustics 15, 1967; F. Harris, "On the use of windows for harmonic analysis with the discrete Fourier
+        transform", Proc. IEEE 66, 1978.
 
     Examples:
         >>> import numpy as np

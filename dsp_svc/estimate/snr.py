@@ -90,6 +90,10 @@ def signal_to_noise(spectrum: Spectrum, noise: NoiseFloor, duration_s: float) ->
         The ratio in dB with its bandwidth in Hz. Where no emission stands out, an upper limit (two sigma) for
         the whole passband. Absent without a noise floor.
 
+    References:
+        R. Dicke, "The measurement of thermal radiation at microwave frequencies", Rev. Scientific Instruments 17,
+        1946, for the scatter 1/sqrt(B T) of a measured power.
+
     Examples:
         >>> from dsp_svc.estimate.noise import noise_floor
         >>> from dsp_svc.estimate.psd import Welch
