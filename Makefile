@@ -46,9 +46,13 @@ demo: $(VENV)/runtime.stamp ## run the whole mesh against simulated receivers, o
 tools: $(VENV)/dev.stamp ## build the programs that the tests run into $HEIMDALL_TOOL_CACHE
 	$(BIN)/python tools/go_tools.py
 
+# Tests without a mesh of processes: two at a time, the others one by one.
+PURE_TESTS := tests/acceptance tests/contract tests/fuzz tests/unit
+
 .PHONY: test
 test: $(VENV)/dev.stamp tools ## run every test but the faults, in random order, with coverage
-	$(BIN)/pytest --ignore=tests/e2e/faults --cov --cov-report=term
+	$(BIN)/pytest --numprocesses=2 --cov --cov-report= $(PURE_TESTS)
+	$(BIN)/pytest $(addprefix --ignore=,$(PURE_TESTS) tests/e2e/faults) --cov --cov-append --cov-report=term
 
 .PHONY: test-faults
 test-faults: $(VENV)/dev.stamp ## break receivers, services, network, disk and clocks under running acquisitions
