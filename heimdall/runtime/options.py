@@ -33,6 +33,9 @@ CHANNEL_OPTIONS: Final = (
     ("grpc.initial_reconnect_backoff_ms", 200),
     ("grpc.min_reconnect_backoff_ms", 1_000),
     ("grpc.max_reconnect_backoff_ms", 2_000),
+    # A channel asks its peer itself. Else one that is opened to a service that has just come back fails at once,
+    # because another channel of the process could not reach that before.
+    ("grpc.use_local_subchannel_pool", 1),
     ("grpc.dns_min_time_between_resolutions_ms", 10_000),
     ("grpc.enable_retries", 1),
 )
