@@ -76,11 +76,15 @@ class Meter:
         else:
             self._window += part
         self._total += part
-        # The whole stream is derotated by one line: the first that was found.
+        if Metric.FREQUENCY_OFFSET in self._plan.metrics:
+            self._follow(part.tone, samples, first_index)
+
+    def _follow(self, tone: Tone | Reason, samples: Samples, first_index: int) -> None:
+        """Derotates the whole stream by one line: the first that was found."""
         if self._carrier is None:
-            self._line = part.tone
-            if isinstance(part.tone, Tone):
-                self._carrier = Carrier(part.tone.cycles_per_sample)
+            self._line = tone
+            if isinstance(tone, Tone):
+                self._carrier = Carrier(tone.cycles_per_sample)
         if self._carrier is not None:
             self._carrier.add(samples, first_index, self._plan.sample_rate_hz)
 

@@ -59,12 +59,13 @@ def two_tones(samples: Samples, sample_rate_hz: float, band: Band) -> TwoTones:
         band: The emission's band relative to the tuned centre, within +-fs/2.
 
     Returns:
-        Centre and deviation in Hz; the deviation is read up to a tenth low, as the transitions between the tones count
-        too. Absent (NOT_TWO_TONES) unless the power scatters by less than half of itself, each tone has 35 % of the
-        time, and the frequency scatters by less than 0.235 of the tones' distance about them (from median deviations).
-        Noise, phase keying, a sweep, speech and keying of four tones fail this; frequency modulation by one sine
-        passes, and its midpoint is right too. It holds above about 13 dB of SNR in the band. Absent (TOO_FEW_SAMPLES)
-        below 256 samples, and where fewer than half of the parts show both tones.
+        Centre and deviation in Hz; the deviation is read up to a tenth low, and a seventh at a modulation index of 0.5
+        and 10 dB of SNR, as the transitions between the tones count too. Absent (NOT_TWO_TONES) unless the power
+        scatters by less than half of itself, each tone has 35 % of the time, and the frequency scatters by less than
+        0.235 of the tones' distance about them (from median deviations). Noise, phase keying, a sweep, speech and
+        keying of four tones fail this; frequency modulation by one sine passes, and its midpoint is right too. It
+        holds above about 13 dB of SNR in the band. Absent (TOO_FEW_SAMPLES) below 256 samples, and where fewer than
+        half of the parts show both tones.
 
     References:
         Boashash 1992 (instantaneous frequency).

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from dataclasses import dataclass
-from typing import Any, Final, TypeVar
+from typing import Any, Final, TypeAlias, TypeVar
 
 from dsp_svc.estimate.apd import AmplitudeHistogram, amplitude_histogram
 from dsp_svc.estimate.calibration import Calibration, ReferenceEnergy, reference_energy
@@ -46,9 +46,19 @@ class Plan:
     """What is measured."""
 
     @property
+    def shows_own(self) -> bool:
+        """Whether the spectrum that is handed out is the one that noise and emissions are taken from."""
+        return self.shown_welch == self.welch
+
+    @property
     def has_spectrum(self) -> bool:
-        """Whether anything is taken from a spectrum."""
-        return not self.metrics <= _WITHOUT_SPECTRUM
+        """Whether anything is taken from the spectrum of noise and emissions."""
+        return self.shows_own or not self.metrics <= _WITHOUT_SPECTRUM
+
+    @property
+    def other_welch(self) -> Welch | None:
+        """The spectrum that is made besides, to be handed out; None if there is none to make."""
+        return None if self.shows_own else self.shown_welch
 
     @property
     def has_line(self) -> bool:
@@ -92,8 +102,8 @@ class Part:
     """What suggests an overload; without any if it is not asked for."""
     spectra: Spectra | None
     """Their spectrum for noise and emissions; None if it is not asked for."""
-    shown: Spectra | None
-    """Their spectrum to hand out; None if it is not asked for."""
+    other: Spectra | None
+    """Their spectrum to hand out, if that is another one."""
     histogram: AmplitudeHistogram | None
     """Their amplitudes; None if they are not asked for."""
     tone: Tone | Reason
@@ -111,7 +121,7 @@ class Part:
             reference=self.reference + other.reference,
             clipping=self.clipping + other.clipping,
             spectra=_sum(self.spectra, other.spectra),
-            shown=_sum(self.shown, other.shown),
+            other=_sum(self.other, other.other),
             histogram=_sum(self.histogram, other.histogram),
             tone=best.tone,
             tone_index=best.tone_index,
@@ -146,9 +156,7 @@ def measure_part(
     """
     metrics, rate_hz = plan.metrics, plan.sample_rate_hz
     sums = moments(samples) if metrics & _WITH_MOMENTS else Moments.none()
-    spectra = (
-        _spectra(samples, first_index, plan.welch, metrics, plan.shown_welch is None) if plan.has_spectrum else None
-    )
+    own, other = _welches(plan)
     tone: Tone | Reason = Reason.NOT_REQUESTED
     if plan.has_line:
         tone = find_tone(samples, passband.low_hz / rate_hz, passband.high_hz / rate_hz)
@@ -157,8 +165,8 @@ def measure_part(
         sums,
         reference_energy(sums, calibration),
         clipping(data, plan.coding) if Metric.CLIPPING in metrics else Clipping.none(),
-        spectra,
-        None if plan.shown_welch is None else _shown(samples, first_index, plan.shown_welch, plan, spectra),
+        None if own is None else _spectra(samples, first_index, *own),
+        None if other is None else _spectra(samples, first_index, *other),
         amplitude_histogram(samples) if Metric.AMPLITUDE_DISTRIBUTION in metrics else None,
         tone,
         first_index + (len(samples) - 1) / 2.0,
@@ -167,32 +175,38 @@ def measure_part(
 
 def no_part(plan: Plan) -> Part:
     """Make the part of a stretch without samples."""
-    metrics = plan.metrics
+    own, other = _welches(plan)
     return Part(
         0,
         Moments.none(),
         ReferenceEnergy.none(),
         Clipping.none(),
-        _no_spectra(plan.welch, metrics, plan.shown_welch is None) if plan.has_spectrum else None,
-        None if plan.shown_welch is None else _no_spectra(plan.shown_welch, metrics & _OF_SHOWN, True),
-        AmplitudeHistogram.none() if Metric.AMPLITUDE_DISTRIBUTION in metrics else None,
+        None if own is None else _no_spectra(*own),
+        None if other is None else _no_spectra(*other),
+        AmplitudeHistogram.none() if Metric.AMPLITUDE_DISTRIBUTION in plan.metrics else None,
         Reason.NO_SAMPLES,
         0.0,
     )
 
 
-_OF_SHOWN: Final = frozenset({Metric.SPECTRUM_STATISTICS})
+_Made: TypeAlias = tuple[Welch, frozenset[Metric]]
+"""A spectrum, and what is asked of it."""
 
 
-def _shown(samples: Samples, first_index: int, welch: Welch, plan: Plan, spectra: Spectra | None) -> Spectra:
-    if spectra is not None and welch == plan.welch and Metric.SPECTRUM_STATISTICS not in plan.metrics:
-        return Spectra(spectra.periodograms, None, None, None)
-    return _spectra(samples, first_index, welch, plan.metrics & _OF_SHOWN, True)
+def _welches(plan: Plan) -> tuple[_Made | None, _Made | None]:
+    """Tells what is asked of the spectrum of noise and emissions, and of the other one; None where it is not made.
+
+    The statistics have the bins of the spectrum that is handed out.
+    """
+    statistics = frozenset({Metric.SPECTRUM_STATISTICS})
+    other = None if plan.other_welch is None else (plan.other_welch, plan.metrics & statistics)
+    asked = plan.metrics if other is None else plan.metrics - statistics
+    return (plan.welch, asked) if plan.has_spectrum else None, other
 
 
-def _spectra(samples: Samples, first_index: int, welch: Welch, metrics: frozenset[Metric], with_rows: bool) -> Spectra:
+def _spectra(samples: Samples, first_index: int, welch: Welch, metrics: frozenset[Metric]) -> Spectra:
     """Add up what is asked for, batch by batch, while the transforms are in the cache."""
-    made = _no_spectra(welch, metrics, with_rows)
+    made = _no_spectra(welch, metrics)
     total, mirror, powers, statistics = made.periodograms.total, made.mirror, made.powers, made.rows
     for first_row, lines in segment_lines(samples, welch):
         total += line_powers(lines)
@@ -205,12 +219,12 @@ def _spectra(samples: Samples, first_index: int, welch: Welch, metrics: frozense
     return Spectra(Periodograms(welch, total, count, welch.effective_segment_count(count)), mirror, powers, statistics)
 
 
-def _no_spectra(welch: Welch, metrics: frozenset[Metric], with_rows: bool) -> Spectra:
+def _no_spectra(welch: Welch, metrics: frozenset[Metric]) -> Spectra:
     return Spectra(
         Periodograms.none(welch),
         MirrorProducts.none(welch) if Metric.IMAGE_RATIO in metrics else None,
         PowerSums.none(welch) if Metric.SPECTRAL_KURTOSIS in metrics else None,
-        Rows.none(welch) if with_rows and Metric.SPECTRUM_STATISTICS in metrics else None,
+        Rows.none(welch) if Metric.SPECTRUM_STATISTICS in metrics else None,
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
@@ -85,15 +85,15 @@ class Products:
 class Evaluation:
     """All that follows from the parts of a stretch."""
 
-    numbers: Numbers = field(default_factory=Numbers)
+    numbers: Numbers
     """The numbers; those of a frequency over many runs are not among them."""
-    products: Products = field(default_factory=Products)
+    products: Products
     """What is no single number."""
-    spectrum: Spectrum | None = None
+    spectrum: Spectrum | None
     """The spectrum that noise and emissions were taken from; None without a whole segment."""
-    noise: NoiseFloor | None = None
+    noise: NoiseFloor | None
     """Its noise floor; None without a spectrum."""
-    band: Band | None = None
+    band: Band | None
     """The strongest emission; None where nothing stands out."""
 
 
@@ -122,14 +122,7 @@ def evaluate(part: Part, plan: Plan, passband: Band, sample_rate_hz: float) -> E
     elif part.spectra is not None:
         _fill_without_spectrum(numbers, plan, Reason.TOO_FEW_SAMPLES if part.sample_count else Reason.NO_SAMPLES)
     _fill_from_samples(numbers, products, part, plan, None if noise is None else noise.estimate)
-    if part.shown is not None and part.shown.periodograms.segment_count:
-        products.spectrum = part.shown.periodograms.spectrum(sample_rate_hz)
-    spectra = part.spectra if part.shown is None else part.shown
-    statistics = None
-    if spectra is not None and spectra.rows is not None:
-        statistics = bin_statistics(spectra.rows, sample_rate_hz)
-    if spectra is not None and statistics is not None:
-        products.bin_statistics = _axis(spectra.periodograms.spectrum(sample_rate_hz)), statistics
+    _fill_from_shown(products, part, plan, sample_rate_hz)
     return Evaluation(numbers, products, spectrum, noise, band)
 
 
@@ -182,6 +175,18 @@ def _fill_from_spectrum(
         products.spectral_kurtosis = None if found is None else (_axis(spectrum), found)
     if Metric.NOISE_PROFILE in metrics:
         products.noise_profile = _noise_profile(spectrum, noise)
+
+
+def _fill_from_shown(products: Products, part: Part, plan: Plan, sample_rate_hz: float) -> None:
+    made = part.spectra if plan.other_welch is None else part.other
+    if made is None or made.periodograms.segment_count == 0:
+        return
+    spectrum = made.periodograms.spectrum(sample_rate_hz)
+    if plan.shown_welch is not None:
+        products.spectrum = spectrum
+    statistics = None if made.rows is None else bin_statistics(made.rows, sample_rate_hz)
+    if statistics is not None:
+        products.bin_statistics = _axis(spectrum), statistics
 
 
 def _noise_profile(spectrum: Spectrum, noise: NoiseFloor) -> tuple[Axis, npt.NDArray[np.float64]] | None:

@@ -145,6 +145,25 @@ def test_products_come_when_they_are_asked_for(white_noise: Make, tone: Make) ->
     assert not summary.power_dbfs.HasField("value")
 
 
+@pytest.mark.parametrize("bin_count", [512, 256])
+@pytest.mark.parametrize("metrics", [{Metric.KURTOSIS}, {Metric.SPECTRUM_STATISTICS}, DEFAULT_METRICS])
+def test_a_spectrum_comes_whatever_else_is_measured(
+    white_noise: Make, metrics: frozenset[Metric], bin_count: int
+) -> None:
+    """With the bins that noise is measured with at this rate, 512, or with others."""
+    asked = replace(config(*metrics), spectrum_bin_count=bin_count)
+    for measured in play([segment(), *blocks(white_noise(2 * RATE, 1e-4), 0), end(2 * RATE)], asked):
+        density = np.asarray(measured.spectrum.power_dbfs_per_hz, np.float64)
+        assert len(density) == bin_count
+        assert 10 * math.log10(np.mean(10 ** (density / 10))) == pytest.approx(-40.0 - 10 * math.log10(RATE), abs=0.1)
+        assert measured.noise_dbfs_per_hz.HasField("value") == (Metric.NOISE in metrics)
+        assert measured.HasField("products") == (Metric.SPECTRUM_STATISTICS in metrics)
+        if Metric.SPECTRUM_STATISTICS in metrics:
+            mean = measured.products.spectrum_statistics.traces[2]
+            assert mean.kind == measurement_pb2.SpectrumStatistics.KIND_MEAN
+            np.testing.assert_allclose(mean.power_dbfs_per_hz, density, atol=1e-3)
+
+
 def test_dbm_are_the_level_plus_the_record(stream: list[iq_pb2.IqEvent]) -> None:
     for measured in play(stream):
         assert measured.power_dbm.value == pytest.approx(measured.power_dbfs.value - 41.3)
