@@ -17,6 +17,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -26,7 +27,7 @@ from benchmarks.bench_dsp import CU8, RTL_RATE_HZ, recording
 from benchmarks.bench_pipeline import cpu_s
 from heimdall.common.v1 import iq_pb2, measurement_pb2
 from heimdall.dsp.v1 import dsp_pb2, dsp_pb2_grpc
-from heimdall.local import LocalMesh, free_ports
+from heimdall.local import LocalMesh, reserved_ports
 from heimdall.runtime.channel import open_channel
 from heimdall.runtime.settings import Settings
 from heimdall.runtime.streams import ClientStream, heartbeat_now
@@ -195,9 +196,11 @@ async def main() -> None:
     data = recording(CU8)[: BLOCK_SAMPLES * CU8.sample_size_bytes]
     progresses = [Progress() for _ in range(arguments.streams)]
     print(f"{os.cpu_count()} cores; {arguments.streams} streams, CU8 at 2.4 MS/s, windows of {WINDOW_S:g} s")
-    with tempfile.TemporaryDirectory() as name:
+    with ExitStack() as stack:
+        name = stack.enter_context(tempfile.TemporaryDirectory())
         environment = {"HEIMDALL_LOG_LEVEL": "warning", "HEIMDALL_STORAGE_DATA_DIR": str(Path(name) / "data")}
-        async with LocalMesh(Settings(), free_ports("127.0.0.1"), environment=environment) as mesh:
+        ports = stack.enter_context(reserved_ports("127.0.0.1"))
+        async with LocalMesh(Settings(), ports, environment=environment) as mesh:
             await mesh.start("dsp")
             start_s = time.monotonic() + _SETTLE_S
             end_s = start_s + arguments.seconds

@@ -26,7 +26,7 @@ import aiohttp
 
 from heimdall.client import HeimdallClient, acquisition_spec
 from heimdall.common.v1.acquisition_pb2 import Acquisition, AcquisitionSpec
-from heimdall.local import SERVICE_NAMES, LocalMesh, TiedProcess, free_ports
+from heimdall.local import SERVICE_NAMES, LocalMesh, TiedProcess, reserved_ports
 from heimdall.runtime.settings import Settings
 
 KIWIRECORDER_MS = 11.0
@@ -93,7 +93,7 @@ async def running_mesh(
             "HEIMDALL_LOG_LEVEL": "warning",
             **(variables or {}),
         }
-        ports = free_ports("127.0.0.1")
+        ports = stack.enter_context(reserved_ports("127.0.0.1"))
         mesh = await stack.enter_async_context(LocalMesh(Settings(), ports, environment=environment, log_dir=log_dir))
         await mesh.start(*SERVICE_NAMES)
         client = await stack.enter_async_context(HeimdallClient(mesh.targets["coordinator"], mesh.targets["storage"]))

@@ -19,7 +19,7 @@ from heimdall.cli.status import ExitStatus
 from heimdall.cli.watch import ProgressLines, acquire_to_end, exit_status
 from heimdall.client import HeimdallClient
 from heimdall.common.v1.acquisition_pb2 import Acquisition, AcquisitionSpec
-from heimdall.local import SERVICE_NAMES, LocalMesh, ProcessStartError, TiedProcess, free_ports, run_together
+from heimdall.local import SERVICE_NAMES, LocalMesh, ProcessStartError, TiedProcess, reserved_ports, run_together
 from heimdall.local.receivers_file import receiver_ids, with_urls
 
 _FREQUENCY_HZ = 145.5e6
@@ -74,22 +74,25 @@ async def _run(folder: Path, duration: Duration) -> Acquisition:
         "HEIMDALL_FETCHER_RECEIVERS_FILE": str(folder / _RECEIVERS_FILE),
         "HEIMDALL_FETCHER_STATE_FILE": str(folder / _STATE_FILE),
     }
-    mesh = LocalMesh(settings, free_ports(settings.mesh.host), environment=environment, log_dir=folder / _LOG_FOLDER)
-    # Ports are chosen here, so that the fetcher need not wait for the simulator to tell its own.
     receivers = shipped_file("receivers.toml").read_text(encoding="utf-8")
-    ports = free_ports(_SIMULATOR_HOST, receiver_ids(receivers))
-    urls = {name: f"http://{_SIMULATOR_HOST}:{port}" for name, port in ports.items()}
-    (folder / _RECEIVERS_FILE).write_text(with_urls(receivers, urls), encoding="utf-8")
-    async with mesh:
-        try:
-            await run_together(_start_simulator(mesh, folder, ports), mesh.start(*SERVICE_NAMES))
-        except ProcessStartError as error:
-            raise CommandError(str(error)) from error
-        spec = AcquisitionSpec(duration=duration, receiver_ids=list(ports))
-        spec.tuning.center_frequency_hz = _FREQUENCY_HZ
-        async with HeimdallClient(mesh.targets["coordinator"], mesh.targets["storage"]) as client:
-            with ProgressLines() as progress:
-                return await acquire_to_end(client, spec, "", progress)
+    # Ports are chosen here, so that the fetcher need not wait for the simulator to tell its own.
+    with reserved_ports(_SIMULATOR_HOST, receiver_ids(receivers)) as ports, reserved_ports(settings.mesh.host) as own:
+        urls = {name: f"http://{_SIMULATOR_HOST}:{port}" for name, port in ports.items()}
+        (folder / _RECEIVERS_FILE).write_text(with_urls(receivers, urls), encoding="utf-8")
+        async with LocalMesh(settings, own, environment=environment, log_dir=folder / _LOG_FOLDER) as mesh:
+            try:
+                await run_together(_start_simulator(mesh, folder, ports), mesh.start(*SERVICE_NAMES))
+            except ProcessStartError as error:
+                raise CommandError(str(error)) from error
+            return await _acquire(mesh, list(ports), duration)
+
+
+async def _acquire(mesh: LocalMesh, receivers: list[str], duration: Duration) -> Acquisition:
+    spec = AcquisitionSpec(duration=duration, receiver_ids=receivers)
+    spec.tuning.center_frequency_hz = _FREQUENCY_HZ
+    async with HeimdallClient(mesh.targets["coordinator"], mesh.targets["storage"]) as client:
+        with ProgressLines() as progress:
+            return await acquire_to_end(client, spec, "", progress)
 
 
 async def _start_simulator(mesh: LocalMesh, folder: Path, ports: Mapping[str, int]) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 import click
 
 from heimdall.cli.session import CommandError, config_option, read_settings, run_async
-from heimdall.local import SERVICE_NAMES, LocalMesh, ProcessStartError, free_ports, ports_from
+from heimdall.local import SERVICE_NAMES, LocalMesh, ProcessStartError, ports_from, reserved_ports
 from heimdall.runtime.logs import configure_logs
 from heimdall.runtime.settings import Settings
 
@@ -32,8 +32,9 @@ def up(config: Path | None, port_base: int | None, data_dir: Path | None) -> Non
     settings = read_settings(config)
     configure_logs(settings.log, "up")
     environment = {} if data_dir is None else _kept_in(data_dir.resolve())
-    ports = _settings_ports(settings) if port_base is None else ports_from(port_base)
-    run_async(_run(LocalMesh(settings, ports, config=config, environment=environment), settings))
+    with reserved_ports(settings.mesh.host) as spare:
+        ports = _settings_ports(settings, spare) if port_base is None else ports_from(port_base)
+        run_async(_run(LocalMesh(settings, ports, config=config, environment=environment), settings))
 
 
 async def _run(mesh: LocalMesh, settings: Settings) -> None:
@@ -93,13 +94,12 @@ def _targets_unlike_settings(targets: Mapping[str, str], settings: Settings) -> 
     return " ".join([*others, fetcher])
 
 
-def _settings_ports(settings: Settings) -> dict[str, int]:
-    """Returns the ports of the settings; a free one where they say 0."""
+def _settings_ports(settings: Settings, spare: Mapping[str, int]) -> dict[str, int]:
+    """Returns the ports of the settings; a spare one where they say 0."""
     chosen = {
         "coordinator": settings.coordinator.port,
         "fetcher": settings.fetcher.port,
         "dsp": settings.dsp.port,
         "storage": settings.storage.port,
     }
-    spare = free_ports(settings.mesh.host)
     return {name: port or spare[name] for name, port in chosen.items()}

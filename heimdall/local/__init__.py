@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from heimdall.local.mesh import SERVICE_NAMES, LocalMesh, free_ports, full_name, ports_from
+from heimdall.local.mesh import SERVICE_NAMES, LocalMesh, full_name, ports_from, reserved_ports
 from heimdall.local.process import ProcessStartError, TiedProcess, run_together
 
 __all__ = [
@@ -10,8 +10,8 @@ __all__ = [
     "LocalMesh",
     "ProcessStartError",
     "TiedProcess",
-    "free_ports",
     "full_name",
     "ports_from",
+    "reserved_ports",
     "run_together",
 ]

@@ -6,8 +6,8 @@ import asyncio
 import json
 import random
 import socket
-from collections.abc import Iterable, Mapping
-from contextlib import ExitStack, suppress
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
@@ -46,30 +46,38 @@ def ports_from(base: int) -> dict[str, int]:
     return {name: base + number for number, name in enumerate(SERVICE_NAMES)}
 
 
-def free_ports(host: str, names: Iterable[str] = SERVICE_NAMES) -> dict[str, int]:
-    """Returns a port for each name that nobody listened on a moment ago.
+@contextmanager
+def reserved_ports(host: str, names: Iterable[str] = SERVICE_NAMES) -> Iterator[dict[str, int]]:
+    """Keeps a free port for each name, which only a server that shares addresses can listen on, as every service does.
 
-    They lie below the range from which the kernel takes the ports of outgoing connections: one of those could be lent
-    to a connection while a service that died is started again.
+    Two callers at the same time get different ports. All lie below the range from which the kernel takes the ports of
+    outgoing connections: one of those could be lent to a connection while a service that died is started again.
 
     Args:
         host: Address that will be listened on.
         names: What the ports are for; default: the services.
 
+    Yields:
+        The ports by name.
+
     Raises:
         OSError: If there are not so many.
     """
     candidates = random.sample(_OUTGOING_FREE_PORTS, len(_OUTGOING_FREE_PORTS))
-    with ExitStack() as listeners:
-        return {name: _reserve(host, candidates, listeners) for name in names}
+    with ExitStack() as sockets:
+        yield {name: _reserve(host, candidates, sockets) for name in names}
 
 
-def _reserve(host: str, candidates: list[int], listeners: ExitStack) -> int:
+def _reserve(host: str, candidates: list[int], sockets: ExitStack) -> int:
     while candidates:
         port = candidates.pop()
+        holder = sockets.enter_context(socket.socket())
         with suppress(OSError):
-            listeners.enter_context(socket.create_server((host, port)))
+            # The order matters: the kernel gives a port alone, and then lets those in who listen with SO_REUSEADDR.
+            holder.bind((host, port))
+            holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             return port
+        holder.close()
     raise OSError(f"{host} has no free port in {_OUTGOING_FREE_PORTS}")
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.live_mesh import COMMAND_TIMEOUT_S, LiveMesh, make_mesh_folder, read_until_serving
+from tests.e2e.live_mesh import COMMAND_TIMEOUT_S, LiveMesh, mesh_on_free_ports, read_until_serving
 
 _SCENARIO = """
 seed = 7
@@ -51,9 +51,10 @@ def simulated_stations(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dic
 
 
 @pytest.fixture
-def mesh_folder(tmp_path: Path, simulated_stations: dict[str, dict[str, object]]) -> LiveMesh:
+def mesh_folder(tmp_path: Path, simulated_stations: dict[str, dict[str, object]]) -> Iterator[LiveMesh]:
     """The files of a mesh that is not running."""
-    return make_mesh_folder(tmp_path, simulated_stations)
+    with mesh_on_free_ports(tmp_path, simulated_stations) as mesh:
+        yield mesh
 
 
 @pytest.fixture(scope="module")
@@ -62,8 +63,7 @@ def live_mesh(
 ) -> Iterator[LiveMesh]:
     """A mesh that `heimdall up` runs for all tests of a module."""
     folder = tmp_path_factory.mktemp("mesh")
-    mesh = make_mesh_folder(folder, simulated_stations)
-    with (folder / "up.log").open("w") as log:
+    with mesh_on_free_ports(folder, simulated_stations) as mesh, (folder / "up.log").open("w") as log:
         process = subprocess.Popen(
             [sys.executable, "-m", "heimdall.cli", "up"],
             env=mesh.environment,

@@ -6,11 +6,12 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from heimdall.local import SERVICE_NAMES, free_ports
+from heimdall.local import SERVICE_NAMES, reserved_ports
 
 COMMAND_TIMEOUT_S = 40.0
 
@@ -70,9 +71,14 @@ def wait_for(condition: Callable[[], bool], timeout_s: float = 20.0) -> bool:
     return True
 
 
-def make_mesh_folder(folder: Path, stations: dict[str, dict[str, object]]) -> LiveMesh:
-    """Writes the files of a mesh on free ports; starts nothing."""
-    ports = free_ports("127.0.0.1")
+@contextmanager
+def mesh_on_free_ports(folder: Path, stations: dict[str, dict[str, object]]) -> Iterator[LiveMesh]:
+    """Writes the files of a mesh, whose ports nobody else is given meanwhile; starts nothing."""
+    with reserved_ports("127.0.0.1") as ports:
+        yield _write_mesh(folder, stations, ports)
+
+
+def _write_mesh(folder: Path, stations: dict[str, dict[str, object]], ports: Mapping[str, int]) -> LiveMesh:
     targets = {name: f"127.0.0.1:{port}" for name, port in ports.items()}
     sections = [f"[{name}]\nport = {ports[name]}\n" for name in SERVICE_NAMES]
     sections[1] += 'receivers_file = "receivers.toml"\nstate_file = "data/fetcher.sqlite3"\n'

@@ -8,6 +8,7 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,7 @@ from heimdall.common.v1.acquisition_pb2 import Acquisition
 from heimdall.local.receivers_file import with_urls
 from heimdall.runtime.settings import load_settings
 from tests.conftest import REPO_ROOT
-from tests.e2e.live_mesh import COMMAND_TIMEOUT_S, LiveMesh, make_mesh_folder, read_until_serving
+from tests.e2e.live_mesh import COMMAND_TIMEOUT_S, LiveMesh, mesh_on_free_ports, read_until_serving
 from tests.integration.built_tools import built_tool
 
 _README = (REPO_ROOT / "README.md").read_text(encoding="utf-8")
@@ -43,16 +44,13 @@ def example_mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveMesh]
     """The example network and its services, on free ports."""
     folder = tmp_path_factory.mktemp("readme")
     (simulate,) = (words[1:] for words in _commands(".venv/bin/heimdall") if words[1] == "simulate")
-    with subprocess.Popen(
-        [sys.executable, "-m", "heimdall.cli", *simulate, "--any-port"],
-        cwd=REPO_ROOT,
-        stdout=subprocess.PIPE,
-        text=True,
-    ) as simulator:
+    command = [sys.executable, "-m", "heimdall.cli", *simulate, "--any-port"]
+    with ExitStack() as stack:
+        simulator = stack.enter_context(subprocess.Popen(command, cwd=REPO_ROOT, stdout=subprocess.PIPE, text=True))
         assert simulator.stdout is not None
         try:
             stations = json.loads(simulator.stdout.readline())["stations"]
-            mesh = make_mesh_folder(folder, stations)
+            mesh = stack.enter_context(mesh_on_free_ports(folder, stations))
             urls = {name: f"http://{station['host']}:{station['port']}" for name, station in stations.items()}
             shipped = (REPO_ROOT / "config" / "receivers.toml").read_text(encoding="utf-8")
             (folder / "receivers.toml").write_text(with_urls(shipped, urls), encoding="utf-8")

@@ -5,13 +5,15 @@ from __future__ import annotations
 import shlex
 from dataclasses import replace
 
-from heimdall.local import free_ports
+from heimdall.local import reserved_ports
 from tests.e2e.live_mesh import COMMAND_TIMEOUT_S, LiveMesh, read_until_serving
 
 
 def test_up_on_other_ports_tells_how_commands_find_it(mesh_folder: LiveMesh) -> None:
-    base = free_ports("127.0.0.1")["storage"]
-    with mesh_folder.start("up", "--port-base", str(base)) as process:
+    with (
+        reserved_ports("127.0.0.1", ["base"]) as ports,
+        mesh_folder.start("up", "--port-base", str(ports["base"])) as process,
+    ):
         try:
             read_until_serving(process)
             assert process.stderr is not None

@@ -5,7 +5,7 @@ import signal
 
 import pytest
 
-from heimdall.local import free_ports
+from heimdall.local import reserved_ports
 from tests.e2e.live_mesh import COMMAND_TIMEOUT_S, LiveMesh, read_until_serving, wait_for
 
 _SERVICES = {"coordinator_svc", "fetcher_svc", "dsp_svc", "storage_svc"}
@@ -13,9 +13,13 @@ _SERVICES = {"coordinator_svc", "fetcher_svc", "dsp_svc", "storage_svc"}
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_up_runs_four_processes_and_ends_them_all_on_a_signal(mesh_folder: LiveMesh, number: signal.Signals) -> None:
-    base, kept = free_ports("127.0.0.1")["coordinator"], mesh_folder.folder / "kept"
-    with mesh_folder.start("up", "--port-base", str(base), "--data-dir", str(kept)) as process:
+    kept = mesh_folder.folder / "kept"
+    with (
+        reserved_ports("127.0.0.1", ["base"]) as ports,
+        mesh_folder.start("up", "--port-base", str(ports["base"]), "--data-dir", str(kept)) as process,
+    ):
         try:
+            base = ports["base"]
             lines = read_until_serving(process)
             assert [line.split()[-1] for line in lines] == [f"127.0.0.1:{base + number}" for number in range(4)]
             assert set(mesh_folder.process_ids()) >= _SERVICES

@@ -23,7 +23,7 @@ from heimdall.client import HeimdallClient
 from heimdall.common.v1.acquisition_pb2 import Acquisition, ReceiverOutcome
 from heimdall.common.v1.iq_pb2 import Block, Gap, TimeDegradation, TimeSource
 from heimdall.runtime.settings import load_settings
-from tests.e2e.live_mesh import COMMAND_TIMEOUT_S, LiveMesh, make_mesh_folder, read_until_serving
+from tests.e2e.live_mesh import COMMAND_TIMEOUT_S, LiveMesh, mesh_on_free_ports, read_until_serving
 
 pytestmark = [pytest.mark.realdata, pytest.mark.timeout(120)]
 
@@ -82,8 +82,8 @@ def _replayed_mesh(folder: Path, files: dict[str, Path]) -> Iterator[tuple[LiveM
         assert simulator.stdout is not None
         try:
             stations = json.loads(simulator.stdout.readline())["stations"]
-            mesh = make_mesh_folder(folder, stations)
             with (
+                mesh_on_free_ports(folder, stations) as mesh,
                 (folder / "up.log").open("w") as log,
                 subprocess.Popen(
                     [sys.executable, "-m", "heimdall.cli", "up"],

@@ -18,7 +18,7 @@ from heimdall.client import TERMINAL_STATES, HeimdallClient
 from heimdall.common.v1.acquisition_pb2 import Acquisition, AcquisitionSpec, ReceiverOutcome
 from heimdall.common.v1.recording_pb2 import Recording
 from heimdall.errors import HeimdallError, reason_name
-from heimdall.local import SERVICE_NAMES, LocalMesh, free_ports
+from heimdall.local import SERVICE_NAMES, LocalMesh, reserved_ports
 from heimdall.runtime.channel import open_channel
 from heimdall.runtime.settings import Settings
 from heimdall.storage.v1.storage_pb2 import GetAcquisitionRequest
@@ -175,7 +175,7 @@ async def fault_bench(
         }
         if fetcher := environment.pop("HEIMDALL_MESH_FETCHER_TARGET", None):
             environment["HEIMDALL_MESH_FETCHER_TARGETS"] = f'["{fetcher}"]'
-        ports = free_ports("127.0.0.1")
+        ports = stack.enter_context(reserved_ports("127.0.0.1"))
         mesh = await stack.enter_async_context(LocalMesh(Settings(), ports, environment=environment, log_dir=folder))
         client = await stack.enter_async_context(HeimdallClient(mesh.targets["coordinator"], mesh.targets["storage"]))
         bench = FaultBench(folder, simulator, mesh, client)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from heimdall.local import free_ports
+from heimdall.local import reserved_ports
 from heimdall.local.mesh import wait_until_serving
 from heimdall.runtime.channel import open_channel
 from heimdall.storage.v1.storage_pb2_grpc import StorageServiceStub
@@ -87,17 +87,17 @@ async def storage_process(
         log_file: Where its standard error is appended.
         variables: Further settings as HEIMDALL_ variables.
     """
-    port = free_ports("127.0.0.1", ["storage"])["storage"]
-    process = await start(environment(folder, port, variables), log_file)
-    try:
-        address = f"127.0.0.1:{port}"
-        await _until_serving(process, address, log_file)
-        async with open_channel("storage", address) as channel, grpc.aio.insecure_channel(address) as plain:
-            yield StorageProcess(process, StorageServiceStub(channel), log_file, plain)
-    finally:
-        if process.returncode is None:
-            process.kill()
-        await process.wait()
+    with reserved_ports("127.0.0.1", ["storage"]) as ports:
+        process = await start(environment(folder, ports["storage"], variables), log_file)
+        try:
+            address = f"127.0.0.1:{ports['storage']}"
+            await _until_serving(process, address, log_file)
+            async with open_channel("storage", address) as channel, grpc.aio.insecure_channel(address) as plain:
+                yield StorageProcess(process, StorageServiceStub(channel), log_file, plain)
+        finally:
+            if process.returncode is None:
+                process.kill()
+            await process.wait()
 
 
 async def _until_serving(process: asyncio.subprocess.Process, address: str, log_file: Path) -> None:

@@ -8,10 +8,12 @@ import sys
 import tomllib
 from pathlib import Path
 
+import grpc
 import pytest
 
-from heimdall.local import LocalMesh, ProcessStartError, TiedProcess, free_ports, ports_from, run_together
+from heimdall.local import LocalMesh, ProcessStartError, TiedProcess, ports_from, reserved_ports, run_together
 from heimdall.local.receivers_file import with_urls
+from heimdall.runtime.options import SERVER_OPTIONS
 from heimdall.runtime.settings import Settings
 
 _TIMEOUT_S = 20.0
@@ -109,8 +111,8 @@ async def test_the_first_failure_of_several_steps_is_raised_and_ends_the_others(
 
 
 async def test_a_taken_port_is_refused_before_anything_is_started() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        ports = free_ports("127.0.0.1") | {"dsp": taken.getsockname()[1]}
+    with socket.create_server(("127.0.0.1", 0)) as taken, reserved_ports("127.0.0.1") as free:
+        ports = free | {"dsp": taken.getsockname()[1]}
         async with LocalMesh(Settings(), ports) as mesh:
             with pytest.raises(
                 ProcessStartError, match=rf"dsp can not listen on 127.0.0.1:{ports['dsp']} .*--port-base"
@@ -134,18 +136,30 @@ def test_the_processes_are_told_where_each_other_is() -> None:
     }
 
 
-def test_free_ports_are_four_different_ones_that_no_outgoing_connection_is_given() -> None:
-    ports = set(free_ports("127.0.0.1").values())
-    assert len(ports) == 4
-    assert max(ports) < int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+def test_reserved_ports_are_four_different_ones_that_no_outgoing_connection_is_given() -> None:
+    with reserved_ports("127.0.0.1") as ports:
+        assert len(set(ports.values())) == 4
+        assert max(ports.values()) < int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
 
 
 def test_a_port_that_somebody_listens_on_is_not_free(monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         monkeypatch.setattr("heimdall.local.mesh._OUTGOING_FREE_PORTS", range(port, port + 1))
-        with pytest.raises(OSError, match="no free port"):
-            free_ports("127.0.0.1")
+        with pytest.raises(OSError, match="no free port"), reserved_ports("127.0.0.1"):
+            pass
+
+
+async def test_a_reserved_port_is_kept_for_its_service(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("heimdall.local.mesh._OUTGOING_FREE_PORTS", range(29_000, 29_100))
+    with reserved_ports("127.0.0.1", map(str, range(50))) as ports:
+        with reserved_ports("127.0.0.1", map(str, range(20))) as others:
+            assert not set(ports.values()) & set(others.values())
+        for _ in range(2):
+            server = grpc.aio.server(options=SERVER_OPTIONS)
+            assert server.add_insecure_port(f"127.0.0.1:{ports['0']}") == ports["0"]
+            await server.start()
+            await server.stop(0)
 
 
 def test_receivers_move_to_new_addresses_and_keep_everything_else(repo_root: Path) -> None:
