@@ -40,5 +40,5 @@ ROWS: Final = [
         TRIALS,
         partial(_measure, width_hz=width_hz, seconds=seconds),
     )
-    for width_hz, seconds in ((1_500.0, 4.0), (3_000.0, 2.0), (5_000.0, 1.0))
+    for width_hz, seconds in ((500.0, 6.0), (1_500.0, 4.0), (2_000.0, 1.5), (3_000.0, 1.0))
 ]
