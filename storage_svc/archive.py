@@ -156,7 +156,9 @@ class Archive:
             meta = await asyncio.to_thread(_build_meta, recording, self._spool.journal_path(key))
         except OSError as error:
             raise disk_failure(error, "read the journal") from error
-        await self._objects.put_file(recording.data_object_key, self._spool.samples_path(key))
+        await self._objects.put_file(
+            recording.data_object_key, self._spool.samples_path(key), data_sha512=recording.data_sha512
+        )
         await self._objects.put_bytes(recording.meta_object_key, meta)
         recording.state = Recording.State.STATE_STORED
         recording.location = self._objects.location(recording.meta_object_key)

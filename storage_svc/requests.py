@@ -13,6 +13,7 @@ from heimdall.common.v1.measurement_pb2 import Estimate, Measurement, Measuremen
 from heimdall.errors import FieldViolation, InvalidFieldsError
 from heimdall.ids import is_id
 from heimdall.storage.v1.storage_pb2 import (
+    AggregateMeasurementsRequest,
     PutAcquisitionRequest,
     ReadRecordingRequest,
     RecordFilter,
@@ -24,6 +25,9 @@ from storage_svc.measurements import RowFilter
 from storage_svc.measurements.rows import ESTIMATES
 
 MAX_MEASUREMENTS = 1000
+
+_HOUR_NS = 3600 * 1_000_000_000
+_MAX_BUCKET_HOURS = 366 * 24
 
 
 def refuse(violations: Iterable[FieldViolation]) -> None:
@@ -115,6 +119,31 @@ def row_filter(selected: RecordFilter) -> RowFilter:
         bad.append(FieldViolation("filter.max_frequency_hz", text))
     refuse(bad)
     return RowFilter(start, end, low, high, tuple(selected.receiver_ids), selected.acquisition_id or None)
+
+
+def aggregation(request: AggregateMeasurementsRequest) -> tuple[RowFilter, int]:
+    """Returns what is to be summarised, and in buckets of how many hours.
+
+    Raises:
+        InvalidFieldsError: If it can not be.
+    """
+    selected = row_filter(request.filter)
+    bad = [
+        FieldViolation(f"filter.{name}", "is no full hour of UTC; buckets are not cut")
+        for name in ("start_time", "end_time")
+        if request.filter.HasField(name) and getattr(request.filter, name).ToNanoseconds() % _HOUR_NS
+    ]
+    if selected.task_id is not None:
+        bad.append(FieldViolation("filter.acquisition_id", "must not be set; QueryMeasurements selects by acquisition"))
+    hours = 1
+    if request.HasField("bucket_duration"):
+        length = request.bucket_duration
+        hours, rest_s = divmod(length.seconds, 3600)
+        if rest_s or length.nanos or not 1 <= hours <= _MAX_BUCKET_HOURS:
+            text = f"is {length.seconds + length.nanos / 1e9:g} s, must be whole hours, 1 h to 366 days"
+            bad.append(FieldViolation("bucket_duration", text))
+    refuse(bad)
+    return selected, hours
 
 
 def check_measurements(request: WriteMeasurementsRequest) -> None:

@@ -18,7 +18,7 @@ from heimdall.common.v1.measurement_pb2 import Measurement, MeasurementScope
 from heimdall.common.v1.recording_pb2 import Recording
 from heimdall.errors import HeimdallError
 from storage_svc.ids import RecordingKey
-from storage_svc.measurements.base import Cursor, RowFilter
+from storage_svc.measurements.base import Cursor, RowFilter, WriteCounts
 from storage_svc.measurements.rows import (
     acquisition_row,
     acquisition_state_name,
@@ -86,7 +86,7 @@ class SqliteMeasurements:
         """
         await self._writer.watch()
 
-    async def write_measurements(self, measurements: Sequence[Measurement]) -> int:
+    async def write_measurements(self, measurements: Sequence[Measurement]) -> WriteCounts:
         """Stores measurements; returns how many were new."""
         rows: dict[str, list[dict[str, object]]] = {"insert_summary": [], "insert_window": []}
         for measurement in measurements:
@@ -100,7 +100,7 @@ class SqliteMeasurements:
                     inserted += (await connection.executemany(self._queries[name], batch)).rowcount
             return inserted
 
-        return await self._writer.run(insert)
+        return WriteCounts(await self._writer.run(insert))
 
     async def query_measurements(
         self, scope: MeasurementScope.ValueType, selected: RowFilter, after: Cursor | None, limit: int
@@ -136,8 +136,8 @@ class SqliteMeasurements:
         rows = await self._select("select_recording", "window_start_unix_ns", _filter_values(selected), after, limit)
         return _decode(rows, lambda row: Recording.FromString(row["message"]))
 
-    async def put_acquisition(self, acquisition: Acquisition, expected_revision: int) -> None:
-        """Makes or replaces an acquisition that is still at the expected revision."""
+    async def put_acquisition(self, acquisition: Acquisition, expected_revision: int) -> bool:
+        """Makes or replaces an acquisition that is still at the expected revision; never waits."""
         row = acquisition_row(acquisition)
 
         async def put(connection: aiosqlite.Connection) -> None:
@@ -150,6 +150,7 @@ class SqliteMeasurements:
             await connection.execute(self._queries["put_acquisition"], row)
 
         await self._writer.run(put)
+        return False
 
     async def get_acquisition(self, acquisition_id: str) -> Acquisition | None:
         """Returns an acquisition; None if there is none."""

@@ -14,7 +14,7 @@ from heimdall.common.v1.measurement_pb2 import Estimate, Measurement, Measuremen
 from heimdall.common.v1.recording_pb2 import Recording
 from heimdall.errors import HeimdallError
 from storage_svc.ids import RecordingKey
-from storage_svc.measurements import MeasurementStore, RowFilter
+from storage_svc.measurements import MeasurementStore, RowFilter, WriteCounts
 from storage_svc.measurements.base import acquisition_cursor, measurement_cursor, recording_cursor
 
 SUMMARY = MeasurementScope.MEASUREMENT_SCOPE_SUMMARY
@@ -100,7 +100,7 @@ def acquisition(task: str = "task-1", revision: int = 1, **values: Any) -> Acqui
 
 async def test_measurement_comes_back_as_it_was(rows: MeasurementStore) -> None:
     made = full_measurement()
-    assert await rows.write_measurements([made]) == 1
+    assert (await rows.write_measurements([made])).inserted == 1
     assert await rows.query_measurements(SUMMARY, EVERYTHING, None, 10) == [made]
     assert await rows.query_measurements(WINDOW, EVERYTHING, None, 10) == []
 
@@ -108,13 +108,13 @@ async def test_measurement_comes_back_as_it_was(rows: MeasurementStore) -> None:
 async def test_first_measurement_wins(rows: MeasurementStore) -> None:
     first = measurement(sample_count=1)
     windows = [measurement(scope=WINDOW, first_sample_index=index) for index in (0, 12_000)]
-    assert await rows.write_measurements([first, *windows]) == 3
-    assert await rows.write_measurements([measurement(sample_count=2), *windows, measurement("task-2")]) == 1
+    assert (await rows.write_measurements([first, *windows])).inserted == 3
+    assert (await rows.write_measurements([measurement(sample_count=2), *windows, measurement("task-2")])).inserted == 1
     assert await rows.query_measurements(SUMMARY, RowFilter(task_id="task-1"), None, 10) == [first]
 
 
 async def test_the_first_of_two_in_one_call_wins(rows: MeasurementStore) -> None:
-    assert await rows.write_measurements([measurement(sample_count=1), measurement(sample_count=2)]) == 1
+    assert (await rows.write_measurements([measurement(sample_count=1), measurement(sample_count=2)])).inserted == 1
     (stored,) = await rows.query_measurements(SUMMARY, EVERYTHING, None, 10)
     assert stored.sample_count == 1
 
@@ -211,7 +211,7 @@ async def test_of_concurrent_writers_one_wins(rows: MeasurementStore) -> None:
         *(rows.put_acquisition(acquisition(revision=2, request_id=f"w{n}"), 1) for n in range(20)),
         return_exceptions=True,
     )
-    assert sum(result is None for result in results) == 1
+    assert sum(result is False for result in results) == 1
     conflicts = [result for result in results if isinstance(result, HeimdallError)]
     assert len(conflicts) == 19
 
@@ -227,7 +227,7 @@ async def test_acquisitions_by_state(rows: MeasurementStore) -> None:
 
 async def test_concurrent_writes_are_all_stored(rows: MeasurementStore) -> None:
     counts = await asyncio.gather(*(rows.write_measurements([measurement(f"t{n}")]) for n in range(60)))
-    assert counts == [1] * 60
+    assert counts == [WriteCounts(1)] * 60
     assert len(await rows.query_measurements(SUMMARY, EVERYTHING, None, 100)) == 60
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from hashlib import sha512
 from pathlib import Path
 
 import pytest
@@ -23,7 +24,7 @@ async def test_file_becomes_the_object(objects: ObjectStore, tmp_path: Path) -> 
     content = bytes(range(256)) * 1000
     path = tmp_path / "samples"
     path.write_bytes(content)
-    await objects.put_file(KEY, path)
+    await objects.put_file(KEY, path, data_sha512=sha512(path.read_bytes()).hexdigest())
     assert not path.exists()
     assert await objects.size_bytes(KEY) == len(content)
     assert await objects.get_bytes(KEY) == content
@@ -32,8 +33,11 @@ async def test_file_becomes_the_object(objects: ObjectStore, tmp_path: Path) -> 
 async def test_repeated_put_of_a_file_changes_nothing(objects: ObjectStore, tmp_path: Path) -> None:
     path = tmp_path / "samples"
     path.write_bytes(b"abc")
-    await objects.put_file(KEY, path)
-    await objects.put_file(KEY, path)
+    checksum = sha512(b"abc").hexdigest()
+    await objects.put_file(KEY, path, data_sha512=checksum)
+    await objects.put_file(KEY, path, data_sha512=checksum)
+    path.unlink(missing_ok=True)
+    await objects.put_file(KEY, path, data_sha512=checksum)
     assert await objects.get_bytes(KEY) == b"abc"
 
 
@@ -50,7 +54,7 @@ async def test_what_is_not_there_is_not_found(objects: ObjectStore, tmp_path: Pa
         objects.get_bytes(KEY),
         objects.size_bytes(KEY),
         objects.read_range(KEY, 0, 1),
-        objects.put_file(KEY, tmp_path / "none"),
+        objects.put_file(KEY, tmp_path / "none", data_sha512=sha512(b"").hexdigest()),
     ):
         with pytest.raises(ObjectNotFoundError):
             await missing

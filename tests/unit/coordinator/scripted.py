@@ -310,6 +310,11 @@ class ScriptedStorage(storage_pb2_grpc.StorageServiceServicer):
         found = [m for m in self.measurements if m.scope == MeasurementScope.MEASUREMENT_SCOPE_SUMMARY]
         yield storage_pb2.QueryMeasurementsResponse(measurements=found)
 
+    async def AggregateMeasurements(  # noqa: N802
+        self, request: storage_pb2.AggregateMeasurementsRequest, context: Any
+    ) -> storage_pb2.AggregateMeasurementsResponse:
+        raise NotImplementedError
+
     async def WriteRecording(  # noqa: N802
         self, request_iterator: AsyncIterator[storage_pb2.WriteRecordingRequest], context: Any
     ) -> AsyncIterator[storage_pb2.WriteRecordingResponse]:

@@ -1,0 +1,45 @@
+"""Opens the stores that the settings name."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from heimdall.runtime.settings import Settings
+from storage_svc.ids import BUCKET
+from storage_svc.measurements import MeasurementStore
+from storage_svc.measurements.sqlite import SqliteMeasurements
+from storage_svc.migrate import database_path
+from storage_svc.objects import ObjectStore
+from storage_svc.objects.local import LocalObjects
+
+
+@asynccontextmanager
+async def open_objects(settings: Settings) -> AsyncIterator[ObjectStore]:
+    """Opens the object store, and closes it in the end.
+
+    Raises:
+        HeimdallError: BACKEND_UNAVAILABLE if a directory can not be used; a served store may be away.
+    """
+    objects = LocalObjects(settings.storage.data_dir / BUCKET)
+    await objects.start()
+    try:
+        yield objects
+    finally:
+        await objects.close()
+
+
+@asynccontextmanager
+async def open_rows(settings: Settings) -> AsyncIterator[MeasurementStore]:
+    """Opens the database, and closes it in the end.
+
+    Raises:
+        OSError: If a file can not be used; a served database may be away.
+        HeimdallError: BACKEND_UNAVAILABLE if a file can not be written.
+    """
+    rows = await SqliteMeasurements.open(database_path(settings.storage))
+    try:
+        await rows.ping()
+        yield rows
+    finally:
+        await rows.close()
