@@ -11,6 +11,7 @@ from typing import Final
 
 _PACKAGES: Final = {
     "grpcurl": ("github.com/fullstorydev/grpcurl/cmd/grpcurl", "v1.9.4"),
+    "minio": ("github.com/minio/minio", "v0.0.0-20260212201848-7aac2a2c5b7c"),
     "protoc-gen-go": ("google.golang.org/protobuf/cmd/protoc-gen-go", "v1.36.12"),
     "protoc-gen-go-grpc": ("google.golang.org/grpc/cmd/protoc-gen-go-grpc", "v1.6.2"),
 }
@@ -53,7 +54,7 @@ def main() -> None:
                 build(name)
         subprocess.run(["go", "mod", "download"], cwd=Path(__file__).parent.parent / "tests" / "go", check=True)
     except FileNotFoundError as error:
-        sys.exit(f"go_tools: {error}; grpcurl and the Go stubs need Go 1.25 or newer on the PATH")
+        sys.exit(f"go_tools: {error}; grpcurl, MinIO and the Go stubs need Go 1.25 or newer on the PATH")
     except subprocess.CalledProcessError as error:
         sys.exit(f"go_tools: {error}")
 
