@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -10,6 +11,7 @@ from heimdall.common.v1.acquisition_pb2 import Acquisition
 from heimdall.common.v1.iq_pb2 import TimeSource
 from heimdall.common.v1.measurement_pb2 import Estimate, Measurement, MeasurementProducts, MeasurementScope, Spectrum
 from heimdall.common.v1.recording_pb2 import Recording
+from heimdall.storage.v1.storage_pb2 import AggregatedQuantity, MeasurementAggregate
 from storage_svc.timing import utc_text
 
 ESTIMATES: Final = tuple(
@@ -18,6 +20,11 @@ ESTIMATES: Final = tuple(
     if field.message_type is not None and field.message_type.full_name == Estimate.DESCRIPTOR.full_name
 )
 """Fields of a measurement that are estimates; their columns have the same names."""
+
+DECIBEL_AGGREGATES: Final = ("power_dbfs", "power_dbm", "noise_dbfs_per_hz", "snr_db")
+"""Quantities in decibels that are aggregated; their mean is that of the ratios."""
+HERTZ_AGGREGATES: Final = ("frequency_offset_hz", "occupied_bandwidth_hz")
+"""Quantities in Hz that are aggregated."""
 
 
 def measurement_row(measurement: Measurement) -> dict[str, object]:
@@ -79,6 +86,26 @@ def measurement_from_row(row: Mapping[str, Any], scope: MeasurementScope.ValueTy
     if row["products"] is not None:
         measurement.products.CopyFrom(MeasurementProducts.FromString(row["products"]))
     return measurement
+
+
+def aggregate_from_row(row: Mapping[str, Any]) -> MeasurementAggregate:
+    """Returns the aggregate of a row of the query aggregate_summary; a variance becomes a standard deviation."""
+    aggregate = MeasurementAggregate(
+        receiver_id=row["receiver_id"],
+        center_frequency_hz=row["frequency_hz"],
+        measurement_count=row["measurement_count"],
+        sample_count=row["sample_count"],
+        lost_sample_count=row["lost_sample_count"],
+    )
+    aggregate.bucket_start_time.FromSeconds(row["bucket_start_s"])
+    for name in DECIBEL_AGGREGATES + HERTZ_AGGREGATES:
+        quantity: AggregatedQuantity = getattr(aggregate, name)
+        quantity.value_count = row[f"{name}_count"]
+        if quantity.value_count:
+            quantity.mean, quantity.min, quantity.max = (row[f"{name}_{kind}"] for kind in ("mean", "min", "max"))
+            if name in HERTZ_AGGREGATES and quantity.value_count > 1:
+                quantity.standard_deviation = math.sqrt(row[f"{name}_variance"])
+    return aggregate
 
 
 def recording_row(recording: Recording) -> dict[str, object]:

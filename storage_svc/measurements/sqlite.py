@@ -17,11 +17,13 @@ from heimdall.common.v1.error_pb2 import ErrorReason
 from heimdall.common.v1.measurement_pb2 import Measurement, MeasurementScope
 from heimdall.common.v1.recording_pb2 import Recording
 from heimdall.errors import HeimdallError
+from heimdall.storage.v1.storage_pb2 import MeasurementAggregate
 from storage_svc.ids import RecordingKey
 from storage_svc.measurements.base import Cursor, RowFilter, WriteCounts
 from storage_svc.measurements.rows import (
     acquisition_row,
     acquisition_state_name,
+    aggregate_from_row,
     measurement_from_row,
     measurement_row,
     recording_row,
@@ -136,6 +138,15 @@ class SqliteMeasurements:
         rows = await self._select("select_recording", "window_start_unix_ns", _filter_values(selected), after, limit)
         return _decode(rows, lambda row: Recording.FromString(row["message"]))
 
+    async def aggregate_measurements(
+        self, selected: RowFilter, bucket_hours: int, after: Cursor | None, limit: int
+    ) -> list[MeasurementAggregate]:
+        """Summarises measurement summaries by bucket, receiver and centre frequency, newest bucket first."""
+        values = _filter_values(selected) | {"bucket_hours": bucket_hours}
+        after = after or (_NEWEST_UNIX_NS, "", 0.0)
+        rows = await self._select("aggregate_summary", "first_sample_unix_ns", values, after, limit)
+        return _decode(rows, lambda row: aggregate_from_row(dict(row)))
+
     async def put_acquisition(self, acquisition: Acquisition, expected_revision: int) -> bool:
         """Makes or replaces an acquisition that is still at the expected revision; never waits."""
         row = acquisition_row(acquisition)
@@ -186,7 +197,9 @@ class SqliteMeasurements:
     async def _select(
         self, name: str, time_column: str, values: dict[str, object], after: Cursor, limit: int
     ) -> list[sqlite3.Row]:
-        conditions = "".join(f"\n    AND {_CONDITIONS[key].format(time=time_column)}" for key in values)
+        conditions = "".join(
+            f"\n    AND {_CONDITIONS[key].format(time=time_column)}" for key in values if key in _CONDITIONS
+        )
         cursor = {f"after_{place}": value for place, value in enumerate(after)}
         query = self._queries[name].replace("{conditions}", conditions)
         return await self._fetch(query, {**values, **cursor, "limit": limit})

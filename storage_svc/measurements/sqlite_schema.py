@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import sqlite3
 import time
 from collections.abc import Iterator
@@ -49,12 +50,25 @@ async def connect(path: Path) -> aiosqlite.Connection:
             await connection.execute("PRAGMA journal_mode = WAL")
             await connection.execute("PRAGMA synchronous = FULL")
             await connection.execute(f"PRAGMA cache_size = -{_CACHE_KIB}")
+            # SQLite can be built without its own functions of mathematics.
+            await connection.create_function("ratio", 1, _ratio, deterministic=True)
+            await connection.create_function("decibels", 1, _decibels, deterministic=True)
         except BaseException:
             await connection.close()
             raise
     except sqlite3.Error as error:
         raise DatabaseUnusableError(f"{path}: can not be used as the database: {error}") from error
     return connection
+
+
+def _ratio(decibels: float | None) -> float | None:
+    """Returns the ratio of two powers, given in dB."""
+    return None if decibels is None else 10.0 ** (decibels / 10.0)
+
+
+def _decibels(ratio: float | None) -> float | None:
+    """Returns a ratio of two powers in dB."""
+    return None if ratio is None else 10.0 * math.log10(ratio)
 
 
 async def migrate(path: Path) -> list[str]:
