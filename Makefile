@@ -45,6 +45,7 @@ demo: $(VENV)/runtime.stamp ## run the whole mesh against simulated receivers, o
 .PHONY: tools
 tools: $(VENV)/dev.stamp ## build the programs that the tests run into $HEIMDALL_TOOL_CACHE
 	$(BIN)/python tools/go_tools.py
+	$(BIN)/python tools/postgres_packages.py
 
 # Tests without a mesh of processes: two at a time, the others one by one.
 PURE_TESTS := tests/acceptance tests/contract tests/fuzz tests/unit

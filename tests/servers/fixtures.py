@@ -8,10 +8,18 @@ import pytest
 import pytest_asyncio
 
 from tests.servers.minio import MinioServer, minio_server
+from tests.servers.postgres import PostgresServer, postgres_server
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def minio(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[MinioServer]:
     """A MinIO server that runs; a test that ends it starts it again."""
     async with minio_server(tmp_path_factory.mktemp("minio")) as server:
+        yield server
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def postgres() -> AsyncIterator[PostgresServer]:
+    """A PostgreSQL server that runs; a test that ends it starts it again."""
+    async with postgres_server() as server:
         yield server
