@@ -12,6 +12,7 @@ from storage_svc.measurements.sqlite import SqliteMeasurements
 from storage_svc.migrate import database_path
 from storage_svc.objects import ObjectStore
 from storage_svc.objects.local import LocalObjects
+from storage_svc.objects.minio import MinioObjects
 
 
 @asynccontextmanager
@@ -20,8 +21,13 @@ async def open_objects(settings: Settings) -> AsyncIterator[ObjectStore]:
 
     Raises:
         HeimdallError: BACKEND_UNAVAILABLE if a directory can not be used; a served store may be away.
+        SettingsError: If the settings of a served store can not be right.
     """
-    objects = LocalObjects(settings.storage.data_dir / BUCKET)
+    objects: ObjectStore
+    if settings.storage.objects == "minio":
+        objects = MinioObjects(settings.minio)
+    else:
+        objects = LocalObjects(settings.storage.data_dir / BUCKET)
     await objects.start()
     try:
         yield objects

@@ -12,13 +12,14 @@ from collections.abc import AsyncIterator
 from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import aiohttp
 import urllib3
 from minio import Minio
 
 from heimdall.local import reserved_ports
+from heimdall.runtime.settings import MinioSettings
 from tests.integration.built_tools import built_tool
 
 _START_TIMEOUT_S: Final = 30.0
@@ -50,6 +51,19 @@ class MinioServer:
             "HEIMDALL_MINIO_SECRET_KEY": self.secret_key,
             **ca_file,
         }
+
+    def settings(self, **values: Any) -> MinioSettings:
+        """Returns the same as settings; values come on top."""
+        return MinioSettings.model_validate(
+            {
+                "endpoint": self.endpoint,
+                "access_key": self.access_key,
+                "secret_key": self.secret_key,
+                "ca_file": self.ca_file,
+                "timeout_s": 10.0,
+                **values,
+            }
+        )
 
     def client(self, timeout_s: float = 10.0) -> Minio:
         """Returns a client for a test's own look; it fails at once where the server is away."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -11,12 +12,29 @@ from storage_svc.measurements import MeasurementStore
 from storage_svc.measurements.sqlite import SqliteMeasurements
 from storage_svc.objects import ObjectStore
 from storage_svc.objects.local import LocalObjects
+from storage_svc.objects.minio import MinioObjects
+from tests.servers.minio import MinioServer
+
+PART_BYTES = 5 * 1024**2
+"""The smallest part that S3 takes."""
 
 
-@pytest.fixture(params=["local"])
-async def objects(request: pytest.FixtureRequest, tmp_path: Path) -> ObjectStore:
-    assert request.param == "local"
-    return LocalObjects(tmp_path / "bucket")
+@pytest.fixture(params=["local", "minio"])
+def object_server(request: pytest.FixtureRequest) -> MinioServer | None:
+    """Where the objects of a test are; None for a folder."""
+    return request.getfixturevalue("minio") if request.param == "minio" else None
+
+
+@pytest.fixture
+async def objects(object_server: MinioServer | None, tmp_path: Path) -> AsyncIterator[ObjectStore]:
+    store: ObjectStore
+    if object_server is None:
+        store = LocalObjects(tmp_path / "bucket")
+    else:
+        store = MinioObjects(object_server.settings(part_bytes=PART_BYTES), f"bucket-{secrets.token_hex(8)}")
+    await store.start()
+    yield store
+    await store.close()
 
 
 @pytest.fixture(params=["sqlite"])
