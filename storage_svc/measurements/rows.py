@@ -12,7 +12,7 @@ from heimdall.common.v1.iq_pb2 import TimeSource
 from heimdall.common.v1.measurement_pb2 import Estimate, Measurement, MeasurementProducts, MeasurementScope, Spectrum
 from heimdall.common.v1.recording_pb2 import Recording
 from heimdall.storage.v1.storage_pb2 import AggregatedQuantity, MeasurementAggregate
-from storage_svc.timing import utc_text
+from heimdall.timing import utc_text
 
 ESTIMATES: Final = tuple(
     field.name

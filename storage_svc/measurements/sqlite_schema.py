@@ -13,9 +13,9 @@ from typing import Final
 import aiosqlite
 import structlog
 
+from heimdall.timing import utc_text
 from storage_svc.measurements.sqlite_failures import ADVICE
 from storage_svc.sql_files import Migration, load_migrations
-from storage_svc.timing import utc_text
 
 _log = structlog.get_logger(__name__)
 
