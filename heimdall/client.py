@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Mapping, Sequence
 from contextlib import AsyncExitStack, aclosing
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Self, TypeVar, cast
 
@@ -26,7 +27,9 @@ from heimdall.runtime.options import CHANNEL_OPTIONS
 from heimdall.storage.v1 import storage_pb2, storage_pb2_grpc
 
 if TYPE_CHECKING:
+    # Those of them that read arrays or URLs are imported when they are needed: most callers need neither.
     from heimdall.coordinator.v1.coordinator_pb2_grpc import CoordinatorServiceAsyncStub
+    from heimdall.recorded import RecordedSamples, SampleRun
     from heimdall.storage.v1.storage_pb2_grpc import StorageServiceAsyncStub
 
 RequestT = TypeVar("RequestT")
@@ -102,9 +105,7 @@ def acquisition_spec(
         spec.tuning.passband_high_hz = passband_high_hz
     spec.duration.FromTimedelta(timedelta(seconds=duration_s))
     if start_time is not None:
-        if start_time.tzinfo is None:
-            raise ValueError(f"start_time {start_time.isoformat()} has no time zone; give one, such as datetime.UTC")
-        spec.start_time.FromDatetime(start_time.astimezone(UTC))
+        spec.start_time.FromDatetime(_in_utc("start_time", start_time))
     if max_wait_s is not None:
         spec.max_wait.FromTimedelta(timedelta(seconds=max_wait_s))
     if window_duration_s is not None:
@@ -113,6 +114,69 @@ def acquisition_spec(
         spec.measurement.spectrum_bin_count = spectrum_bin_count
     spec.measurement.metrics.extend(metric_named(name) for name in metrics)
     return spec
+
+
+def record_filter(
+    *,
+    frequency_hz: float | None = None,
+    tolerance_hz: float | None = None,
+    last: timedelta | None = None,
+    start: datetime | None = None,
+    end: datetime | None = None,
+    receiver_ids: Sequence[str] = (),
+    acquisition_id: str = "",
+) -> storage_pb2.RecordFilter:
+    """Builds a filter of recordings or measurements from plain values. What is None selects everything.
+
+    Args:
+        frequency_hz: Centre frequency in Hz; not without tolerance_hz.
+        tolerance_hz: How far a centre frequency may be from it, in Hz, 0 or more; the edges belong to it.
+        last: Only what began in this time before now, by the clock of this host; not together with start.
+        start: Only what begins at or after this; must have a time zone.
+        end: Only what begins before this; must have a time zone.
+        receiver_ids: Only these receivers; empty for all.
+        acquisition_id: Only this acquisition; empty for all.
+
+    Returns:
+        The filter; the service checks its values.
+
+    Raises:
+        ValueError: If one of frequency_hz and tolerance_hz is given without the other or tolerance_hz is below 0, last
+            is given with start or is not above 0, or a time has no time zone.
+
+    Example:
+        async for recording in client.list_recordings(
+            record_filter(frequency_hz=145.5e6, tolerance_hz=5e3, last=timedelta(hours=24))
+        ):
+            samples = await client.read_samples(recording.acquisition_id, recording.receiver_id)
+    """
+    selected = storage_pb2.RecordFilter(receiver_ids=receiver_ids, acquisition_id=acquisition_id)
+    if (frequency_hz is None) != (tolerance_hz is None):
+        raise ValueError(f"frequency_hz is {frequency_hz} and tolerance_hz is {tolerance_hz}; give both or none")
+    if frequency_hz is not None and tolerance_hz is not None:
+        if not tolerance_hz >= 0:
+            raise ValueError(f"tolerance_hz is {tolerance_hz}, must be 0 or more")
+        # In decimal, as they are written: the edges belong to the band, whatever their last binary digit.
+        centre, tolerance = Decimal(repr(float(frequency_hz))), Decimal(repr(float(tolerance_hz)))
+        selected.min_frequency_hz = max(0.0, float(centre - tolerance))
+        selected.max_frequency_hz = float(centre + tolerance)
+    if last is not None:
+        if start is not None:
+            raise ValueError("last and start are both given; the beginning is named by one of them")
+        if last <= timedelta():
+            raise ValueError(f"last is {last}, must be above 0")
+        start = datetime.now(UTC) - last
+    if start is not None:
+        selected.start_time.FromDatetime(_in_utc("start", start))
+    if end is not None:
+        selected.end_time.FromDatetime(_in_utc("end", end))
+    return selected
+
+
+def _in_utc(name: str, time: datetime) -> datetime:
+    if time.tzinfo is None:
+        raise ValueError(f"{name} {time.isoformat()} has no time zone; give one, such as datetime.UTC")
+    return time.astimezone(UTC)
 
 
 async def check_health(target: str, service: str = "", *, timeout_s: float = 1.0) -> str:
@@ -352,12 +416,77 @@ class HeimdallClient:
         finally:
             call.cancel()
 
+    async def read_samples(
+        self,
+        acquisition_id: str,
+        receiver_id: str,
+        *,
+        sample_range: tuple[int, int] | None = None,
+        time_range_unix_ns: tuple[int, int] | None = None,
+    ) -> RecordedSamples:
+        """Reads a recording, or a part of it, into numpy arrays, all of it at once.
+
+        Args:
+            acquisition_id: As for read_recording, and so are the others.
+            receiver_id: Receiver that it belongs to.
+            sample_range: First index and end, exclusive.
+            time_range_unix_ns: Start and end, exclusive, in UTC ns since 1970.
+
+        Returns:
+            Runs of complex64 samples that are never joined across a gap, and the gaps.
+
+        Raises:
+            ValueError: As read_recording.
+            HeimdallError: As read_recording; INVALID_FIELD too if the range has neither a sample nor a gap.
+        """
+        from heimdall.recorded import recorded_samples
+
+        events = self.read_recording(
+            acquisition_id, receiver_id, sample_range=sample_range, time_range_unix_ns=time_range_unix_ns
+        )
+        async with aclosing(events):
+            return await recorded_samples(events)
+
+    async def stream_samples(
+        self,
+        acquisition_id: str,
+        receiver_id: str,
+        *,
+        sample_range: tuple[int, int] | None = None,
+        time_range_unix_ns: tuple[int, int] | None = None,
+    ) -> AsyncGenerator[SampleRun, None]:
+        """Reads a recording, or a part of it, into numpy arrays of at most 250 ms and 256 KiB each as recorded.
+
+        Args:
+            acquisition_id: As for read_recording, and so are the others.
+            receiver_id: Receiver that it belongs to.
+            sample_range: First index and end, exclusive.
+            time_range_unix_ns: Start and end, exclusive, in UTC ns since 1970.
+
+        Yields:
+            Runs of complex64 samples in order. One that does not begin where the one before it ended follows a gap.
+            Times are those that were known when the samples came; read_samples has those of the final time solution.
+
+        Raises:
+            ValueError: As read_recording.
+            HeimdallError: As read_recording.
+        """
+        from heimdall.recorded import sample_runs
+
+        events = self.read_recording(
+            acquisition_id, receiver_id, sample_range=sample_range, time_range_unix_ns=time_range_unix_ns
+        )
+        async with aclosing(events), aclosing(sample_runs(events)) as runs:
+            async for run in runs:
+                yield run
+
     async def query_measurements(
         self,
         record_filter: storage_pb2.RecordFilter | None = None,
         *,
         scope: MeasurementScope.ValueType = MeasurementScope.MEASUREMENT_SCOPE_SUMMARY,
         max_count: int = 0,
+        batch_size: int = 100,
     ) -> AsyncGenerator[Measurement, None]:
         """Reads measurements.
 
@@ -365,11 +494,14 @@ class HeimdallClient:
             record_filter: What to select; None for all.
             scope: Summaries, or measurement windows.
             max_count: Most measurements to return; 0 for all.
+            batch_size: Most measurements that are fetched at a time, 1 to 1000.
 
         Yields:
             Measurements, newest first.
         """
-        request = storage_pb2.QueryMeasurementsRequest(filter=record_filter, scope=scope, max_count=max_count)
+        request = storage_pb2.QueryMeasurementsRequest(
+            filter=record_filter, scope=scope, max_count=max_count, batch_size=batch_size
+        )
         call = self._storage.QueryMeasurements(request)
         try:
             while (answer := await _read(call, "storage", _IDLE_TIMEOUT_S)) is not None:

@@ -15,7 +15,7 @@ from heimdall.cli.main import run
         (["bogus"], "No such command 'bogus'"),
         (["acquire", "145.5mhz", "--duration", "5"], "'145.5mhz' is not a frequency; write it like 145.5MHz"),
         (["acquire", "145.5MHz"], "Missing option '--duration'"),
-        (["acquire", "145.5MHz", "--duration", "5d"], "'5d' is not a duration"),
+        (["acquire", "145.5MHz", "--duration", "5w"], "'5w' is not a duration"),
         (["acquire", "145.5MHz", "--duration", "5", "--start-time", "noon"], "'noon' is not a time"),
         (["acquire", "145.5MHz", "--duration", "5", "--label", "x"], "'x' is not a label; write KEY=VALUE"),
         (["acquire", "145.5MHz", "--duration", "5", "--agc", "--gain", "50"], "--agc and --gain exclude each other"),
