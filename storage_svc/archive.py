@@ -3,51 +3,40 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Final
 
 import structlog
 
-from heimdall.common.v1.acquisition_pb2 import Acquisition
 from heimdall.common.v1.recording_pb2 import Recording
 from heimdall.errors import HeimdallError
 from storage_svc import contents, sigmf
-from storage_svc.ids import RecordingKey, collection_object_key
-from storage_svc.measurements import MeasurementStore, RowFilter
-from storage_svc.measurements.base import recording_cursor
+from storage_svc.ids import RecordingKey
+from storage_svc.measurements import MeasurementStore
 from storage_svc.objects import ObjectNotFoundError, ObjectStore
+from storage_svc.sigmf_collections import SigmfCollections
 from storage_svc.spool import Spool
 from storage_svc.spool.room import disk_failure
 
 _log = structlog.get_logger(__name__)
 
-TERMINAL_STATES: Final = frozenset(
-    {
-        Acquisition.State.STATE_SUCCEEDED,
-        Acquisition.State.STATE_PARTIALLY_SUCCEEDED,
-        Acquisition.State.STATE_FAILED,
-        Acquisition.State.STATE_CANCELLED,
-    }
-)
-"""States after which an acquisition never changes."""
-
 _RETRY_INTERVAL_S: Final = 5.0
-_PAGE_SIZE: Final = 500
 
 
 class Archive:
     """Settles finished recordings, at once where the stores allow it, else when they are back."""
 
-    def __init__(self, spool: Spool, objects: ObjectStore, rows: MeasurementStore) -> None:
+    def __init__(
+        self, spool: Spool, objects: ObjectStore, rows: MeasurementStore, collections: SigmfCollections
+    ) -> None:
         """Takes the stores; `retry_steadily` has to run."""
         self._spool = spool
         self._objects = objects
         self._rows = rows
+        self._collections = collections
         self._waiting: dict[RecordingKey, Recording] = {}
         self._to_retry: set[RecordingKey] = set()
         self._any_to_retry = asyncio.Event()
-        self._collection_lock = asyncio.Lock()
 
     def waiting(self, key: RecordingKey) -> Recording | None:
         """Returns a recording that is finished and not yet settled."""
@@ -106,34 +95,6 @@ class Archive:
             if self._to_retry:
                 await asyncio.sleep(_RETRY_INTERVAL_S)
 
-    async def write_collection(self, acquisition_id: str) -> None:
-        """Writes the collection of an acquisition from the metadata that is in the store.
-
-        Raises:
-            HeimdallError: BACKEND_UNAVAILABLE.
-        """
-        async with self._collection_lock:
-            metas = [meta async for meta in self._stored_metas(acquisition_id)]
-            if metas:
-                description = f"Recordings of acquisition {acquisition_id}"
-                content = sigmf.build_collection(acquisition_id, description, sorted(metas))
-                await self._objects.put_bytes(collection_object_key(acquisition_id), content)
-
-    async def _stored_metas(self, acquisition_id: str) -> AsyncIterator[tuple[str, bytes]]:
-        """Yields receiver and metadata of each recording that is in the store."""
-        after = None
-        while True:
-            page = await self._rows.list_recordings(RowFilter(task_id=acquisition_id), after, _PAGE_SIZE)
-            for recording in page:
-                if recording.state == Recording.State.STATE_STORED and recording.meta_object_key:
-                    try:
-                        yield recording.receiver_id, await self._objects.get_bytes(recording.meta_object_key)
-                    except ObjectNotFoundError:
-                        _log.warning("object_missing", object_key=recording.meta_object_key)
-            if len(page) < _PAGE_SIZE:
-                return
-            after = recording_cursor(page[-1])
-
     async def _settle(self, recording: Recording) -> Recording:
         key = _key(recording)
         settled = Recording()
@@ -143,7 +104,7 @@ class Archive:
         elif recording.state == Recording.State.STATE_SPOOLED:
             settled.state = Recording.State.STATE_STORED
         await self._rows.put_recording(settled)
-        await self._complete_collection(key.task_id)
+        await self._collections.complete(key.task_id)
         try:
             await self._spool.remove(key)
         except OSError as error:
@@ -162,12 +123,6 @@ class Archive:
         await self._objects.put_bytes(recording.meta_object_key, meta)
         recording.state = Recording.State.STATE_STORED
         recording.location = self._objects.location(recording.meta_object_key)
-
-    async def _complete_collection(self, acquisition_id: str) -> None:
-        """Adds a recording that came late to the collection of an acquisition that is over."""
-        acquisition = await self._rows.get_acquisition(acquisition_id)
-        if acquisition is not None and acquisition.state in TERMINAL_STATES:
-            await self.write_collection(acquisition_id)
 
 
 def _build_meta(recording: Recording, journal: Path) -> bytes:

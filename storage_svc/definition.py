@@ -16,6 +16,7 @@ from storage_svc.lock import data_dir_lock
 from storage_svc.reading import Reader
 from storage_svc.recordings import Recordings
 from storage_svc.service import StorageService
+from storage_svc.sigmf_collections import SigmfCollections
 from storage_svc.spool import Spool
 from storage_svc.stores import open_objects, open_rows
 
@@ -48,18 +49,21 @@ async def _setup(context: ServerContext) -> AsyncIterator[None]:
             rows = await stack.enter_async_context(open_rows(context.settings))
             stack.push_async_callback(spool.close)
             objects = await stack.enter_async_context(open_objects(context.settings))
-            archive = Archive(spool, objects, rows)
+            collections = SigmfCollections(settings.data_dir / "collections-due", objects, rows)
+            await collections.start()
+            archive = Archive(spool, objects, rows, collections)
             recordings = Recordings(spool, archive, rows, settings.resume_window_s)
             await recordings.start()
         stack.push_async_callback(recordings.close)
         reader = Reader(spool, recordings, objects, rows)
-        servicer = StorageService(recordings, reader, archive, objects, rows, context.settings.mesh)
+        servicer = StorageService(recordings, reader, collections, objects, rows, context.settings.mesh)
         add_StorageServiceServicer_to_server(servicer, context.server)
         pings = {"objects": objects.ping, "measurements": rows.ping, "spool": spool.ping}
         async with (
             context.background(rows.watch(), "database_writer"),
             context.background(spool.commit_steadily(), "spool_commits"),
             context.background(recordings.finish_abandoned(), "abandoned_recordings"),
+            context.background(collections.write_steadily(), "collections"),
             context.background(archive.retry_steadily(), "archive_retries"),
             context.background(watch_backends(context.health, FULL_NAME, pings), "backend_health"),
         ):

@@ -16,7 +16,6 @@ from heimdall.runtime.settings import MeshSettings
 from heimdall.storage.v1 import storage_pb2 as pb
 from heimdall.storage.v1.storage_pb2_grpc import StorageServiceServicer
 from storage_svc import paging, requests
-from storage_svc.archive import TERMINAL_STATES, Archive
 from storage_svc.batches import measurement_batches
 from storage_svc.ids import RecordingKey, id_violations
 from storage_svc.measurements import MeasurementStore
@@ -24,6 +23,7 @@ from storage_svc.measurements.base import acquisition_cursor, aggregate_cursor, 
 from storage_svc.objects import ObjectNotFoundError, ObjectStore
 from storage_svc.reading import Reader, not_found
 from storage_svc.recordings import Recordings
+from storage_svc.sigmf_collections import TERMINAL_STATES, SigmfCollections
 from storage_svc.writing import write_recording
 
 _Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
@@ -39,7 +39,7 @@ class StorageService(StorageServiceServicer):
         self,
         recordings: Recordings,
         reader: Reader,
-        archive: Archive,
+        collections: SigmfCollections,
         objects: ObjectStore,
         rows: MeasurementStore,
         mesh: MeshSettings,
@@ -47,7 +47,7 @@ class StorageService(StorageServiceServicer):
         """Takes the stores and the mesh's times."""
         self._recordings = recordings
         self._reader = reader
-        self._archive = archive
+        self._collections = collections
         self._objects = objects
         self._rows = rows
         self._mesh = mesh
@@ -153,7 +153,7 @@ class StorageService(StorageServiceServicer):
         acquisition = request.acquisition
         waiting = await self._rows.put_acquisition(acquisition, request.expected_revision)
         if acquisition.state in TERMINAL_STATES:
-            await self._archive.write_collection(acquisition.acquisition_id)
+            await self._collections.complete(acquisition.acquisition_id)
         return pb.PutAcquisitionResponse(acquisition=acquisition, waiting=waiting)
 
     async def GetAcquisition(  # noqa: N802
