@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from typing import NamedTuple, Protocol, TypeAlias
 
 from heimdall.common.v1.acquisition_pb2 import Acquisition
+from heimdall.common.v1.error_pb2 import ErrorReason
 from heimdall.common.v1.measurement_pb2 import Measurement, MeasurementScope
 from heimdall.common.v1.recording_pb2 import Recording
+from heimdall.errors import HeimdallError
 from heimdall.storage.v1.storage_pb2 import MeasurementAggregate
 from storage_svc.ids import RecordingKey
 
@@ -66,6 +68,16 @@ class WriteCounts(NamedTuple):
     """Number of measurements that were new."""
     waiting: int = 0
     """Number of measurements that wait on disk for the database."""
+
+
+def revision_conflict(acquisition_id: str, stored: int, expected: int) -> HeimdallError:
+    """Returns the failure of a writer who expects another revision of an acquisition than is stored, 0 for none."""
+    is_now = f"is stored at revision {stored}" if stored else "is not stored yet"
+    return HeimdallError(
+        ErrorReason.ERROR_REASON_REVISION_CONFLICT,
+        f"acquisition {acquisition_id} {is_now}, the writer expects revision {expected}; read it and decide again",
+        metadata={"acquisition_id": acquisition_id, "stored_revision": stored, "expected_revision": expected},
+    )
 
 
 class MeasurementStore(Protocol):

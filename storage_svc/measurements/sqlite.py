@@ -13,13 +13,11 @@ import structlog
 from google.protobuf.message import DecodeError
 
 from heimdall.common.v1.acquisition_pb2 import Acquisition
-from heimdall.common.v1.error_pb2 import ErrorReason
 from heimdall.common.v1.measurement_pb2 import Measurement, MeasurementScope
 from heimdall.common.v1.recording_pb2 import Recording
-from heimdall.errors import HeimdallError
 from heimdall.storage.v1.storage_pb2 import MeasurementAggregate
 from storage_svc.ids import RecordingKey
-from storage_svc.measurements.base import Cursor, RowFilter, WriteCounts
+from storage_svc.measurements.base import Cursor, RowFilter, WriteCounts, revision_conflict
 from storage_svc.measurements.rows import (
     acquisition_row,
     acquisition_state_name,
@@ -157,7 +155,7 @@ class SqliteMeasurements:
                 return
             (revision,) = _decode(stored, lambda row: Acquisition.FromString(row["message"]).revision) or (0,)
             if revision != expected_revision:
-                raise _revision_conflict(acquisition.acquisition_id, revision, expected_revision)
+                raise revision_conflict(acquisition.acquisition_id, revision, expected_revision)
             await connection.execute(self._queries["put_acquisition"], row)
 
         await self._writer.run(put)
@@ -239,12 +237,3 @@ def _decode(rows: Iterable[sqlite3.Row], decode: Callable[[sqlite3.Row], T]) -> 
     except (DecodeError, ValueError, TypeError, KeyError, AttributeError) as error:
         _log.exception("row_damaged")
         raise unavailable(f"one of the rows is damaged: {error}", "read") from error
-
-
-def _revision_conflict(acquisition_id: str, stored: int, expected: int) -> HeimdallError:
-    is_now = f"is stored at revision {stored}" if stored else "is not stored yet"
-    return HeimdallError(
-        ErrorReason.ERROR_REASON_REVISION_CONFLICT,
-        f"acquisition {acquisition_id} {is_now}, the writer expects revision {expected}; read it and decide again",
-        metadata={"acquisition_id": acquisition_id, "stored_revision": stored, "expected_revision": expected},
-    )

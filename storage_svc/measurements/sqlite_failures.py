@@ -28,7 +28,7 @@ class SqliteFailures:
 
     def __init__(self, path: Path) -> None:
         """Takes the path of the file, for its name."""
-        self._path = path
+        self.path = path
         self._damage: HeimdallError | None = None
 
     def refuse_if_damaged(self) -> None:
@@ -47,13 +47,22 @@ class SqliteFailures:
             error: The failure.
             what: What the database could not do, such as "write".
         """
-        code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & _PRIMARY_CODE
-        if code not in _DAMAGE:
+        if not is_damage(error):
             return unavailable(error, what)
         if self._damage is None:
-            _log.error("database_damaged", path=str(self._path), error=str(error))
-            self._damage = unavailable(f"{self._path} is damaged ({error}); stop the service and {ADVICE}", "be used")
+            _log.error("database_damaged", path=str(self.path), error=str(error))
+            self._damage = unavailable(f"{self.path} is damaged ({error}); stop the service and {ADVICE}", "be used")
         return self._damage
+
+
+def primary_code(error: sqlite3.Error) -> int:
+    """Returns the code of a failure, such as SQLITE_FULL, without its details."""
+    return getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & _PRIMARY_CODE
+
+
+def is_damage(error: sqlite3.Error) -> bool:
+    """Returns whether a failure says that the file is damaged."""
+    return primary_code(error) in _DAMAGE
 
 
 def unavailable(cause: object, what: str) -> HeimdallError:

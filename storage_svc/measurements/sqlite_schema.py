@@ -71,11 +71,12 @@ def _decibels(ratio: float | None) -> float | None:
     return None if ratio is None else 10.0 * math.log10(ratio)
 
 
-async def migrate(path: Path) -> list[str]:
+async def migrate(path: Path, dialect: str = "sqlite") -> list[str]:
     """Looks for damage, then applies the migrations that the database lacks, each in one transaction.
 
     Args:
         path: The file; made if it is missing.
+        dialect: Folder of the migrations.
 
     Returns:
         Names of the applied migrations, such as 0001_initial; empty if there was nothing to do.
@@ -84,7 +85,7 @@ async def migrate(path: Path) -> list[str]:
         DatabaseUnusableError: If the file is no database, is damaged, or was made by a later version.
     """
     await _check(path)
-    migrations = load_migrations("sqlite")
+    migrations = load_migrations(dialect)
     connection = await connect(path)
     try:
         # user_version is SQLite's own place for the number of the schema; it is part of the transaction.
