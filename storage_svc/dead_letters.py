@@ -19,9 +19,9 @@ from heimdall.cli.output import print_table
 from heimdall.common.v1.recording_pb2 import Recording
 from heimdall.runtime.settings import SettingsError, load_settings
 from heimdall.storage.v1.storage_pb2 import PutAcquisitionRequest, WriteMeasurementsRequest
+from heimdall.timing import utc_text
 from storage_svc.measurements.row_spool import DIALECT, NAME, Kind
 from storage_svc.sql_files import load_migrations, load_queries
-from storage_svc.timing import utc_text
 
 _BUSY_TIMEOUT_S: Final = 5.0
 _MESSAGES: Final[dict[Kind, type[Message]]] = {

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import structlog
 
 from heimdall.common.v1.acquisition_pb2 import Acquisition
 from heimdall.common.v1.error_pb2 import ErrorReason
@@ -265,23 +266,24 @@ async def test_recording_that_is_put_again_and_again_waits_once(tmp_path: Path) 
         assert inner.taken == [recording(Recording.STATE_STORED)]
 
 
-async def test_what_the_database_refuses_holds_up_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    async with rows_in(tmp_path) as (rows, inner):
-        await rows.put_acquisition(acquisition(5), 0)
-        inner.is_away = True
-        await rows.write_measurements([window(number) for number in range(4)])
-        await rows.put_acquisition(acquisition(2), 1)
-        await rows.put_recording(recording(Recording.STATE_STORED))
+async def test_what_the_database_refuses_holds_up_nothing(tmp_path: Path) -> None:
+    with structlog.testing.capture_logs() as logs:
+        async with rows_in(tmp_path) as (rows, inner):
+            await rows.put_acquisition(acquisition(5), 0)
+            inner.is_away = True
+            await rows.write_measurements([window(number) for number in range(4)])
+            await rows.put_acquisition(acquisition(2), 1)
+            await rows.put_recording(recording(Recording.STATE_STORED))
 
-        def bad(value: Any) -> Exception | None:
-            rows = value if isinstance(value, list) else []
-            return LookupError("no such column") if any(row.first_sample_index == 2 for row in rows) else None
+            def bad(value: Any) -> Exception | None:
+                rows = value if isinstance(value, list) else []
+                return LookupError("no such column") if any(row.first_sample_index == 2 for row in rows) else None
 
-        inner.refusing = bad
-        await up(rows)
-        assert await indices(rows) == [0, 1, 3]
-        assert await rows.get_recording(KEY) == recording(Recording.STATE_STORED)
-        assert await rows.get_acquisition("task-1") == acquisition(5)
+            inner.refusing = bad
+            await up(rows)
+            assert await indices(rows) == [0, 1, 3]
+            assert await rows.get_recording(KEY) == recording(Recording.STATE_STORED)
+            assert await rows.get_acquisition("task-1") == acquisition(5)
     file = sqlite3.connect(tmp_path / NAME)
     query = "SELECT kind, row_count, reason, detail, message FROM dead_letters ORDER BY number"
     (kind, *facts, message), (*conflict, detail, _) = file.execute(query)
@@ -290,9 +292,13 @@ async def test_what_the_database_refuses_holds_up_nothing(tmp_path: Path, capsys
     assert list(WriteMeasurementsRequest.FromString(message).measurements) == [window(2)]
     assert conflict == ["acquisition", 1, "REVISION_CONFLICT"]
     assert "is stored at revision 5" in detail
-    log = capsys.readouterr().out
-    assert log.count("dead_letter ") == 2
-    assert "dead_letters" in log
+    told = [line for line in logs if line["event"].startswith("dead_letter")]
+    assert [(line["event"], line.get("reason"), line.get("count")) for line in told] == [
+        ("dead_letter", "INTERNAL", None),
+        ("dead_letters", None, 1),
+        ("dead_letter", "REVISION_CONFLICT", None),
+        ("dead_letters", None, 2),
+    ]
 
 
 async def test_repeat_of_what_the_database_has_already_is_no_dead_letter(tmp_path: Path) -> None:
@@ -376,20 +382,18 @@ async def test_refusal_of_a_database_that_is_there_goes_to_the_caller(tmp_path: 
         await rows.ping()
 
 
-async def test_number_that_waits_is_logged_when_it_begins_and_ends(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    async with rows_in(tmp_path) as (rows, inner):
-        inner.is_away = True
-        for number in range(20):
-            await rows.write_measurements([window(number)])
-        inner.is_away = False
-        await up(rows)
-    log = capsys.readouterr().out
-    assert log.count("rows_waiting") == 1
-    assert "connection refused" in log
-    (line,) = [line for line in log.splitlines() if "rows_replayed" in line]
-    assert "count=20" in line
+async def test_number_that_waits_is_logged_when_it_begins_and_ends(tmp_path: Path) -> None:
+    with structlog.testing.capture_logs() as logs:
+        async with rows_in(tmp_path) as (rows, inner):
+            inner.is_away = True
+            for number in range(20):
+                await rows.write_measurements([window(number)])
+            inner.is_away = False
+            await up(rows)
+    lines = [line for line in logs if line["event"].startswith("rows_")]
+    assert [line["event"] for line in lines] == ["rows_waiting", "rows_replayed"]
+    assert lines[0]["cause"] == "connection refused"
+    assert [line["count"] for line in lines] == [1, 20]
 
 
 async def test_crash_of_the_database_writer_is_told(tmp_path: Path) -> None:
