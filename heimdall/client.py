@@ -7,6 +7,7 @@ from collections.abc import AsyncGenerator, Awaitable, Mapping, Sequence
 from contextlib import AsyncExitStack, aclosing
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
+from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Self, TypeVar, cast
 
@@ -377,6 +378,59 @@ class HeimdallClient:
                 return
             request.page_token = page.next_page_token
 
+    async def get_recording_url(
+        self, acquisition_id: str, receiver_id: str, *, lifetime_s: float = 3600.0
+    ) -> storage_pb2.GetRecordingUrlResponse:
+        """Returns URLs from which whoever has them can download a recording for a while.
+
+        Args:
+            acquisition_id: Acquisition that it belongs to.
+            receiver_id: Receiver that it belongs to.
+            lifetime_s: How long they work in s, 1 to 604800.
+
+        Raises:
+            HeimdallError: RECORDING_NOT_FOUND, also if it is not in the object store yet; INVALID_FIELD;
+                URL_UNSUPPORTED if the object store is a folder.
+        """
+        request = storage_pb2.GetRecordingUrlRequest(acquisition_id=acquisition_id, receiver_id=receiver_id)
+        request.lifetime.FromTimedelta(timedelta(seconds=lifetime_s))
+        return await _answer(self._storage.GetRecordingUrl(request), "storage")
+
+    async def download_recording(self, recording: Recording, folder: Path, *, ca_file: Path | None = None) -> Path:
+        """Puts the SigMF pair of a recording into a folder, and checks the samples against their SHA-512.
+
+        It comes from the URLs of get_recording_url; where the object store is a folder on this machine, from there.
+
+        Args:
+            recording: The recording, as listed.
+            folder: Where to put the pair; made if it is missing. Files of the same name are replaced.
+            ca_file: PEM file of certificates to trust for URLs; None for the system's.
+
+        Returns:
+            The path of the metadata. It appears last, and only with the samples that belong to it.
+
+        Raises:
+            HeimdallError: As get_recording_url, but URL_UNSUPPORTED only if the folder is on another machine;
+                BACKEND_UNAVAILABLE if the object store does not give it, CHECKSUM_MISMATCH.
+            OSError: If a file can not be read or written.
+        """
+        from heimdall.download import copy_pair, download_pair
+
+        if recording.state == Recording.STATE_STORED and not recording.data_object_key:
+            raise HeimdallError(
+                ErrorReason.ERROR_REASON_RECORDING_NOT_FOUND,
+                f"the recording of {recording.receiver_id} in {recording.acquisition_id} holds no samples, so there is "
+                "no SigMF pair",
+                metadata={"acquisition_id": recording.acquisition_id, "receiver_id": recording.receiver_id},
+            )
+        try:
+            urls = await self.get_recording_url(recording.acquisition_id, recording.receiver_id)
+        except HeimdallError as error:
+            if error.reason != ErrorReason.ERROR_REASON_URL_UNSUPPORTED:
+                raise
+            return await copy_pair(recording, folder)
+        return await download_pair(recording, urls, folder, ca_file)
+
     async def read_recording(
         self,
         acquisition_id: str,
@@ -509,6 +563,34 @@ class HeimdallClient:
                     yield measurement
         finally:
             call.cancel()
+
+    async def aggregate_measurements(
+        self,
+        record_filter: storage_pb2.RecordFilter | None = None,
+        *,
+        bucket: timedelta = timedelta(hours=1),
+        page_size: int = 100,
+    ) -> AsyncGenerator[storage_pb2.MeasurementAggregate, None]:
+        """Summarises measurements by time, receiver and centre frequency, page by page.
+
+        Args:
+            record_filter: What to summarise, None for all; its times must be full hours of UTC, and it can not name an
+                acquisition.
+            bucket: Length of a bucket in whole hours, 1 h to 366 days; buckets begin at multiples of it since 1970.
+            page_size: Aggregates that are fetched at a time, 1 to 1000.
+
+        Yields:
+            Aggregates, newest bucket first.
+        """
+        request = storage_pb2.AggregateMeasurementsRequest(filter=record_filter, page_size=page_size)
+        request.bucket_duration.FromTimedelta(bucket)
+        while True:
+            page = await _answer(self._storage.AggregateMeasurements(request), "storage")
+            for aggregate in page.aggregates:
+                yield aggregate
+            if not page.next_page_token:
+                return
+            request.page_token = page.next_page_token
 
     async def health(self, service: str) -> str:
         """Asks one of this client's two services whether it can do its work.

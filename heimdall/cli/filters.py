@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
 from functools import wraps
-from typing import Any
+from typing import Any, Final, TypeVar
 
 import click
 from google.protobuf.duration_pb2 import Duration
@@ -13,6 +14,10 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from heimdall.cli.quantities import DURATION, FREQUENCY, TIME
 from heimdall.client import record_filter
 from heimdall.storage.v1.storage_pb2 import RecordFilter
+
+ItemT = TypeVar("ItemT")
+
+_HOUR_NS: Final = 3600 * 1_000_000_000
 
 
 def filter_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -74,8 +79,45 @@ def aggregate_filter_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return with_filter
 
 
+def in_whole_buckets(selected: RecordFilter, bucket: Duration) -> RecordFilter:
+    """Returns a filter whose times are widened until they cut no bucket.
+
+    Args:
+        selected: The filter.
+        bucket: Length of a bucket; what is no whole hour of it is left out.
+    """
+    hours = max(1, bucket.ToNanoseconds() // _HOUR_NS)
+    widened = RecordFilter()
+    widened.CopyFrom(selected)
+    if selected.HasField("start_time"):
+        widened.start_time.FromNanoseconds(_floor(selected.start_time.ToNanoseconds(), hours * _HOUR_NS))
+    if selected.HasField("end_time"):
+        widened.end_time.FromNanoseconds(-_floor(-selected.end_time.ToNanoseconds(), hours * _HOUR_NS))
+    return widened
+
+
+def _floor(value: int, step: int) -> int:
+    return value // step * step
+
+
 def limit_option(command: Callable[..., Any]) -> Callable[..., Any]:
     """Adds --limit."""
     return click.option(
         "--limit", type=click.IntRange(min=1), default=50, show_default=True, help="Show at most this many, the newest."
     )(command)
+
+
+async def first_of(listed: AsyncGenerator[ItemT, None], limit: int) -> list[ItemT]:
+    """Returns the first items of a list that comes page by page, and fetches no more of it.
+
+    Args:
+        listed: The list.
+        limit: Most items to return, 1 or more.
+    """
+    found: list[ItemT] = []
+    async with aclosing(listed):
+        async for item in listed:
+            found.append(item)
+            if len(found) == limit:
+                break
+    return found

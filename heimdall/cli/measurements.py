@@ -1,4 +1,4 @@
-"""The commands `heimdall measurements list|export`; without one of them, list."""
+"""The commands `heimdall measurements list|export|aggregate`; without one of them, list."""
 
 from __future__ import annotations
 
@@ -7,16 +7,18 @@ from contextlib import aclosing
 from pathlib import Path
 
 import click
+from google.protobuf.duration_pb2 import Duration
 
 from heimdall.cli import text
-from heimdall.cli.filters import filter_options, limit_option
+from heimdall.cli.filters import aggregate_filter_options, filter_options, first_of, in_whole_buckets, limit_option
 from heimdall.cli.outcome_table import missing_estimates
 from heimdall.cli.output import print_json, print_table
+from heimdall.cli.quantities import DURATION
 from heimdall.cli.session import CommandError, config_option, json_option, run_with_client
 from heimdall.client import HeimdallClient
 from heimdall.common.v1.measurement_pb2 import Measurement, MeasurementScope
 from heimdall.export import MissingPackageError, TableFormat, export_measurements, print_measurements
-from heimdall.storage.v1.storage_pb2 import RecordFilter
+from heimdall.storage.v1.storage_pb2 import AggregatedQuantity, MeasurementAggregate, RecordFilter
 
 _HEADINGS = (
     "time",
@@ -32,6 +34,18 @@ _HEADINGS = (
     "level dBFS",
     "noise dBFS/Hz",
     "clock",
+)
+_AGGREGATE_HEADINGS = (
+    "bucket",
+    "receiver",
+    "centre",
+    "measurements",
+    "samples",
+    "lost",
+    "SNR dB",
+    "offset Hz",
+    "level dBFS",
+    "noise dBFS/Hz",
 )
 _EXPORT_BATCH = 1000
 _SHOWN_ESTIMATES = ("snr_db", "frequency_offset_hz", "power_dbfs", "noise_dbfs_per_hz")
@@ -124,6 +138,69 @@ def export_command(
     except MissingPackageError as error:
         raise CommandError(str(error)) from error
     click.echo(f"{count} rows", err=True)
+
+
+@measurements.command("aggregate")
+@aggregate_filter_options
+@click.option(
+    "--bucket",
+    type=DURATION,
+    default="1h",
+    show_default=True,
+    help="Length of a bucket in whole hours, such as 6h or 1d, counted from 1970.",
+)
+@limit_option
+@config_option
+@json_option
+def aggregate_command(
+    record_filter: RecordFilter, bucket: Duration, limit: int, config: Path | None, as_json: bool
+) -> None:
+    """Summarises measurements by time, receiver and centre frequency, newest first.
+
+    Shown are the mean, then the least and the greatest value; of an offset the standard deviation too. Only valid
+    values count, not limits. Times are widened to whole buckets.
+    """
+    widened = in_whole_buckets(record_filter, bucket)
+    if widened != record_filter:
+        since, until = (
+            text.utc(getattr(widened, name).ToNanoseconds()) if widened.HasField(name) else "open"
+            for name in ("start_time", "end_time")
+        )
+        click.echo(f"times widened to whole buckets: since {since}, until {until}", err=True)
+
+    async def work(client: HeimdallClient) -> list[MeasurementAggregate]:
+        listed = client.aggregate_measurements(widened, bucket=bucket.ToTimedelta(), page_size=min(limit, 1000))
+        return await first_of(listed, limit)
+
+    found = run_with_client(config, work)
+    if as_json:
+        for aggregate in found:
+            print_json(aggregate)
+    else:
+        print_table(_AGGREGATE_HEADINGS, map(_aggregate_row, found), right=_AGGREGATE_HEADINGS[2:])
+
+
+def _aggregate_row(aggregate: MeasurementAggregate) -> tuple[str, ...]:
+    return (
+        text.utc(aggregate.bucket_start_time.ToNanoseconds()),
+        aggregate.receiver_id,
+        text.frequency(aggregate.center_frequency_hz),
+        f"{aggregate.measurement_count}",
+        f"{aggregate.sample_count}",
+        f"{aggregate.lost_sample_count}",
+        _spread(aggregate.snr_db, digits=1),
+        _spread(aggregate.frequency_offset_hz, digits=3),
+        _spread(aggregate.power_dbfs, digits=1),
+        _spread(aggregate.noise_dbfs_per_hz, digits=1),
+    )
+
+
+def _spread(quantity: AggregatedQuantity, *, digits: int) -> str:
+    """Returns mean, standard deviation if there is one, and range."""
+    if not quantity.HasField("mean"):
+        return text.ABSENT
+    deviation = f" ± {quantity.standard_deviation:.{digits}f}" if quantity.HasField("standard_deviation") else ""
+    return f"{quantity.mean:.{digits}f}{deviation} ({quantity.min:.{digits}f}..{quantity.max:.{digits}f})"
 
 
 def _scope(windows: bool) -> MeasurementScope.ValueType:

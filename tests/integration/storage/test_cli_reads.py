@@ -6,15 +6,13 @@ import asyncio
 import csv
 import io
 import json
-import os
+import math
 import signal
-import sys
+import sqlite3
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pyarrow as pa
 import pytest
@@ -22,77 +20,12 @@ from pyarrow import feather, parquet
 
 from heimdall.common.v1.iq_pb2 import TimeSource
 from heimdall.common.v1.measurement_pb2 import Estimate, Measurement, MeasurementScope
-from heimdall.runtime.channel import open_channel
-from heimdall.runtime.server import running_server
-from heimdall.storage.v1 import storage_pb2 as pb
-from heimdall.storage.v1.storage_pb2_grpc import StorageServiceStub
-from storage_svc.definition import define
 from tests.e2e.faults.bench import until
 from tests.e2e.faults.relay import Conduct, Relay
-from tests.integration.storage.support import storage_settings
-
-if TYPE_CHECKING:
-    from heimdall.storage.v1.storage_pb2_grpc import StorageServiceAsyncStub
+from tests.integration.storage.commands import Commands, commands_in
 
 FIRST_UNIX_NS = 1_700_000_000_123_456_789
 SUMMARY, WINDOW = MeasurementScope.MEASUREMENT_SCOPE_SUMMARY, MeasurementScope.MEASUREMENT_SCOPE_WINDOW
-
-
-@dataclass
-class Printed:
-    status: int | None
-    out: str
-    err: str
-
-
-@dataclass
-class Commands:
-    """Runs commands against a storage service."""
-
-    stub: StorageServiceAsyncStub
-    target: str
-    folder: Path
-
-    async def start(self, *arguments: str, target: str | None = None, **variables: str) -> asyncio.subprocess.Process:
-        own = {"HEIMDALL_MESH_STORAGE_TARGET": target or self.target, **variables}
-        return await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-m",
-            "heimdall.cli",
-            *arguments,
-            cwd=self.folder,
-            env={**os.environ, **own},
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.PIPE,
-        )
-
-    async def run(self, *arguments: str, **variables: str) -> Printed:
-        process = await self.start(*arguments, **variables)
-        async with asyncio.timeout(30):
-            out, err = await process.communicate()
-        return Printed(process.returncode, out.decode(), err.decode())
-
-    async def export(self, name: str, *arguments: str) -> Path:
-        """Exports into a file, and returns it."""
-        path = self.folder / name
-        printed = await self.run("measurements", "export", "--output", name, *arguments)
-        assert printed.status == 0, printed.err
-        return path
-
-    async def store(self, *measurements: Measurement) -> None:
-        for first in range(0, len(measurements), 1000):
-            request = pb.WriteMeasurementsRequest(measurements=measurements[first : first + 1000])
-            await self.stub.WriteMeasurements(request, timeout=10)
-
-
-@asynccontextmanager
-async def commands_in(folder: Path) -> AsyncIterator[Commands]:
-    settings = storage_settings(folder / "storage")
-    async with AsyncExitStack() as stack:
-        address = await stack.enter_async_context(running_server(define(settings), settings))
-        channel = await stack.enter_async_context(open_channel("storage", address))
-        yield Commands(StorageServiceStub(channel), address, folder)
 
 
 @pytest.fixture
@@ -206,8 +139,6 @@ async def test_every_format_has_the_same_rows_with_the_names_of_the_database(com
 
 async def test_columns_and_values_are_those_of_the_database(commands: Commands) -> None:
     """Whoever reads the tables with SQL and whoever reads an export talk of the same numbers."""
-    import sqlite3
-
     await commands.store(*EXAMPLE)
     printed = await commands.run("measurements", "export")
     database = sqlite3.connect(commands.folder / "storage" / "heimdall.sqlite3")
@@ -307,3 +238,40 @@ async def test_the_word_list_may_be_left_out(commands: Commands) -> None:
     )
     assert short == long
     assert json.loads(short.out)["acquisitionId"] == "task-1"
+
+
+async def test_aggregates_are_of_whole_buckets_and_say_so(commands: Commands) -> None:
+    """Three measurements of 22:13 UTC and one two hours later; expected values are worked out by hand."""
+    later_ns = FIRST_UNIX_NS + 2 * 3600 * 10**9
+    example = [measurement(place, snr_db=valid(db)) for place, db in enumerate([10.0, 20.0])]
+    example += [measurement(2, snr_db=Estimate(value=50.0, validity=Estimate.VALIDITY_UPPER_LIMIT)), measurement(3)]
+    for made in example:
+        made.center_frequency_hz = 145.5e6
+    example[3].first_sample_unix_ns = later_ns
+    await commands.store(*example)
+    hours, day, table, refused = await asyncio.gather(
+        commands.run("measurements", "aggregate", "--json"),
+        commands.run(*("measurements", "aggregate", "--json", "--bucket", "1d", "--since", "2023-11-14T22:30:00Z")),
+        commands.run("measurements", "aggregate", "--until", "2023-11-14T22:30:00Z"),
+        commands.run("measurements", "aggregate", "--bucket", "90min"),
+    )
+    newest, oldest = (json.loads(line) for line in hours.out.splitlines())
+    assert hours.err == ""
+    assert (newest["bucketStartTime"], oldest["bucketStartTime"]) == ("2023-11-15T00:00:00Z", "2023-11-14T22:00:00Z")
+    assert oldest["measurementCount"] == "3"
+    assert (oldest["sampleCount"], oldest["lostSampleCount"]) == ("108000", "3")
+    # The mean of the ratios 10 and 100 is 55.
+    assert oldest["snrDb"]["mean"] == pytest.approx(10 * math.log10(55.0))
+    assert (oldest["snrDb"]["valueCount"], oldest["snrDb"]["min"], oldest["snrDb"]["max"]) == ("2", 10.0, 20.0)
+
+    # The day of the beginning is counted whole, so that no bucket is cut.
+    counts = {found["bucketStartTime"]: found["measurementCount"] for found in map(json.loads, day.out.splitlines())}
+    assert counts == {"2023-11-15T00:00:00Z": "1", "2023-11-14T00:00:00Z": "3"}
+    assert day.err == "times widened to whole buckets: since 2023-11-14T00:00:00.000Z, until open\n"
+    heading, row = table.out.splitlines()
+    assert heading.split()[:4] == ["bucket", "receiver", "centre", "measurements"]
+    assert row.startswith("2023-11-14T22:00:00.000Z")
+    assert "17.4 (10.0..20.0)" in row
+    assert "until 2023-11-14T23:00:00.000Z" in table.err
+    assert refused.status == 2
+    assert "bucket_duration: is 5400 s, must be whole hours" in refused.err
