@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
@@ -20,7 +22,33 @@ from storage_svc.spool.room import disk_failure
 
 _log = structlog.get_logger(__name__)
 
-_RETRY_INTERVAL_S: Final = 5.0
+_WORKER_COUNT: Final = 32
+"""Most recordings that are settled at once; the object store bounds its uploads itself."""
+
+_PATIENCE_S: Final = 5.0
+"""How long a writer waits until its recording is settled; then it is told that it is spooled."""
+
+_FIRST_PAUSE_S: Final = 5.0
+_LONGEST_PAUSE_S: Final = 60.0
+
+
+@dataclass(eq=False)
+class _Waiting:
+    """A finished recording that is not settled yet."""
+
+    recording: Recording
+    """As its journal has it."""
+    stored: Recording | None = None
+    """As it will be settled, once its pair is in the object store."""
+    tried: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set when it is settled, or was tried in vain."""
+    settled: Recording | None = None
+    """As it was settled."""
+
+    @property
+    def needs_objects(self) -> bool:
+        """Whether it can not be settled while the object store is away."""
+        return bool(self.recording.data_object_key) and self.stored is None
 
 
 class Archive:
@@ -29,18 +57,26 @@ class Archive:
     def __init__(
         self, spool: Spool, objects: ObjectStore, rows: MeasurementStore, collections: SigmfCollections
     ) -> None:
-        """Takes the stores; `retry_steadily` has to run."""
+        """Takes the stores; `settle_steadily` has to run."""
         self._spool = spool
         self._objects = objects
         self._rows = rows
         self._collections = collections
-        self._waiting: dict[RecordingKey, Recording] = {}
-        self._to_retry: set[RecordingKey] = set()
-        self._any_to_retry = asyncio.Event()
+        self._waiting: dict[RecordingKey, _Waiting] = {}
+        self._ready: asyncio.Queue[RecordingKey] = asyncio.Queue()
+        self._postponed: set[RecordingKey] = set()
+        self._any_postponed = asyncio.Event()
+        self._is_away = False
+        """Whether there is no use in trying the object store; until the next successful ping, or the next retry."""
+        self._ping_failed = False
+        self._is_back = asyncio.Event()
+        self._pause_s = _FIRST_PAUSE_S
+        self._ended = False
 
     def waiting(self, key: RecordingKey) -> Recording | None:
         """Returns a recording that is finished and not yet settled."""
-        return self._waiting.get(key)
+        waiting = self._waiting.get(key)
+        return None if waiting is None else waiting.recording
 
     async def holds(self, key: RecordingKey) -> bool:
         """Returns whether the pair of a recording is complete in the object store.
@@ -54,15 +90,29 @@ class Archive:
             return False
         return True
 
+    async def ping_objects(self) -> None:
+        """Uses the object store; if it was away and is back, what waits for it goes on at once.
+
+        Raises:
+            HeimdallError: BACKEND_UNAVAILABLE.
+        """
+        try:
+            await self._objects.ping()
+        except HeimdallError:
+            self._ping_failed = True
+            self._is_back.clear()
+            raise
+        self._is_away = False
+        if self._ping_failed:
+            self._ping_failed = False
+            self._is_back.set()
+
     def add(self, recording: Recording) -> None:
-        """Takes in a finished recording that was found in the spool."""
-        key = _key(recording)
-        self._waiting[key] = recording
-        self._to_retry.add(key)
-        self._any_to_retry.set()
+        """Takes in a finished recording; what came first is settled first."""
+        self._take(recording)
 
     async def settle(self, recording: Recording) -> Recording:
-        """Settles a finished recording, or leaves it for later if a store is away.
+        """Settles a finished recording, or leaves it for later if a store is away or slow.
 
         Args:
             recording: The recording as its journal has it, SPOOLED or DISCARDED.
@@ -70,59 +120,107 @@ class Archive:
         Returns:
             The recording: STORED or DISCARDED, or still SPOOLED.
         """
-        facts = {"task_id": recording.acquisition_id, "receiver_id": recording.receiver_id}
-        self._waiting[_key(recording)] = recording
+        waiting = self._take(recording)
+        if not self._ended:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_PATIENCE_S):
+                    await waiting.tried.wait()
+        return waiting.settled or recording
+
+    async def settle_steadily(self) -> None:
+        """Settles what is finished, for ever."""
         try:
-            settled = await self._settle(recording)
-        except HeimdallError as error:
-            _log.warning("recording_waits", reason=error.reason_name, message=error.message, **facts)
-            self.add(recording)
-            return recording
-        _log.info("recording_settled", state=Recording.State.Name(settled.state), **facts)
-        return settled
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(self._retry())
+                for _ in range(_WORKER_COUNT):
+                    tasks.create_task(self._work())
+        finally:
+            self._ended = True
+            for waiting in self._waiting.values():
+                waiting.tried.set()
 
-    async def retry_steadily(self) -> None:
-        """Settles what could not be settled at once, for ever."""
-        while True:
-            await self._any_to_retry.wait()
-            self._any_to_retry.clear()
-            keys, self._to_retry = self._to_retry, set()
-            for key in sorted(keys):
-                try:
-                    await self.settle(self._waiting[key])
-                except Exception:  # noqa: BLE001  # the outermost boundary: one damaged recording holds up no other
-                    _log.exception("recording_not_settled", task_id=key.task_id, receiver_id=key.receiver_id)
-            if self._to_retry:
-                await asyncio.sleep(_RETRY_INTERVAL_S)
-
-    async def _settle(self, recording: Recording) -> Recording:
+    def _take(self, recording: Recording) -> _Waiting:
         key = _key(recording)
-        settled = Recording()
-        settled.CopyFrom(recording)
-        if recording.data_object_key:
-            await self._store_pair(key, settled)
-        elif recording.state == Recording.State.STATE_SPOOLED:
-            settled.state = Recording.State.STATE_STORED
-        await self._rows.put_recording(settled)
+        if key not in self._waiting:
+            self._waiting[key] = _Waiting(recording)
+            self._ready.put_nowait(key)
+        return self._waiting[key]
+
+    def _postpone(self, key: RecordingKey) -> None:
+        self._waiting[key].tried.set()
+        self._postponed.add(key)
+        self._any_postponed.set()
+
+    async def _work(self) -> None:
+        """Settles one recording after the other, for ever."""
+        while True:
+            key = await self._ready.get()
+            waiting = self._waiting[key]
+            if self._is_away and waiting.needs_objects:
+                self._postpone(key)
+                continue
+            facts = {"task_id": key.task_id, "receiver_id": key.receiver_id}
+            try:
+                settled = await self._settle(key, waiting)
+            except HeimdallError as error:
+                _log.warning("recording_waits", reason=error.reason_name, message=error.message, **facts)
+                self._is_away |= error.metadata.get("backend") == "objects"
+                self._postpone(key)
+            except Exception:  # noqa: BLE001  # the outermost boundary: one damaged recording holds up no other
+                _log.exception("recording_not_settled", **facts)
+                self._postpone(key)
+            else:
+                _log.info("recording_settled", state=Recording.State.Name(settled.state), **facts)
+                self._pause_s = _FIRST_PAUSE_S
+                del self._waiting[key]
+                waiting.settled = settled
+                waiting.tried.set()
+
+    async def _retry(self) -> None:
+        """Brings back what was tried in vain, in the order in which it was finished, for ever."""
+        while True:
+            await self._any_postponed.wait()
+            try:
+                async with asyncio.timeout(self._pause_s):
+                    await self._is_back.wait()
+            except TimeoutError:
+                self._pause_s = min(2 * self._pause_s, _LONGEST_PAUSE_S)
+            self._is_back.clear()
+            self._any_postponed.clear()
+            self._is_away = False
+            postponed, self._postponed = self._postponed, set()
+            for key in self._waiting:
+                if key in postponed:
+                    self._ready.put_nowait(key)
+
+    async def _settle(self, key: RecordingKey, waiting: _Waiting) -> Recording:
+        if waiting.stored is None:
+            waiting.stored = await self._store(key, waiting.recording)
+        await self._rows.put_recording(waiting.stored)
         await self._collections.complete(key.task_id)
         try:
             await self._spool.remove(key)
         except OSError as error:
             raise disk_failure(error, "clear the spool") from error
-        self._waiting.pop(key, None)
-        return settled
+        return waiting.stored
 
-    async def _store_pair(self, key: RecordingKey, recording: Recording) -> None:
-        try:
-            meta = await asyncio.to_thread(_build_meta, recording, self._spool.journal_path(key))
-        except OSError as error:
-            raise disk_failure(error, "read the journal") from error
-        await self._objects.put_file(
-            recording.data_object_key, self._spool.samples_path(key), data_sha512=recording.data_sha512
-        )
-        await self._objects.put_bytes(recording.meta_object_key, meta)
-        recording.state = Recording.State.STATE_STORED
-        recording.location = self._objects.location(recording.meta_object_key)
+    async def _store(self, key: RecordingKey, recording: Recording) -> Recording:
+        """Puts the pair of a recording into the object store, if it has one; returns the recording as it is then."""
+        settled = Recording()
+        settled.CopyFrom(recording)
+        if recording.data_object_key:
+            try:
+                meta = await asyncio.to_thread(_build_meta, recording, self._spool.journal_path(key))
+            except OSError as error:
+                raise disk_failure(error, "read the journal") from error
+            await self._objects.put_file(
+                recording.data_object_key, self._spool.samples_path(key), data_sha512=recording.data_sha512
+            )
+            await self._objects.put_bytes(recording.meta_object_key, meta)
+            settled.location = self._objects.location(recording.meta_object_key)
+        if recording.state == Recording.State.STATE_SPOOLED:
+            settled.state = Recording.State.STATE_STORED
+        return settled
 
 
 def _build_meta(recording: Recording, journal: Path) -> bytes:

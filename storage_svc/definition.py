@@ -58,13 +58,13 @@ async def _setup(context: ServerContext) -> AsyncIterator[None]:
         reader = Reader(spool, recordings, objects, rows)
         servicer = StorageService(recordings, reader, collections, objects, rows, context.settings.mesh)
         add_StorageServiceServicer_to_server(servicer, context.server)
-        pings = {"objects": objects.ping, "measurements": rows.ping, "spool": spool.ping}
+        pings = {"objects": archive.ping_objects, "measurements": rows.ping, "spool": spool.ping}
         async with (
             context.background(rows.watch(), "database_writer"),
             context.background(spool.commit_steadily(), "spool_commits"),
             context.background(recordings.finish_abandoned(), "abandoned_recordings"),
             context.background(collections.write_steadily(), "collections"),
-            context.background(archive.retry_steadily(), "archive_retries"),
+            context.background(archive.settle_steadily(), "archive"),
             context.background(watch_backends(context.health, FULL_NAME, pings), "backend_health"),
         ):
             yield
