@@ -10,6 +10,7 @@ from typing import Final
 
 import structlog
 
+from heimdall.common.v1.error_pb2 import ErrorReason
 from heimdall.common.v1.recording_pb2 import Recording
 from heimdall.errors import HeimdallError
 from storage_svc import contents, sigmf
@@ -27,6 +28,9 @@ _WORKER_COUNT: Final = 32
 
 _PATIENCE_S: Final = 5.0
 """How long a writer waits until its recording is settled; then it is told that it is spooled."""
+
+_OBJECT_FIELDS: Final = ("data_object_key", "meta_object_key", "data_sha512", "data_size_bytes")
+"""What only a recording with samples has."""
 
 _FIRST_PAUSE_S: Final = 5.0
 _LONGEST_PAUSE_S: Final = 60.0
@@ -67,7 +71,7 @@ class Archive:
         self._postponed: set[RecordingKey] = set()
         self._any_postponed = asyncio.Event()
         self._is_away = False
-        """Whether there is no use in trying the object store; until the next successful ping, or the next retry."""
+        """Whether there is no use in trying the object store before the next ping, or the next retry."""
         self._ping_failed = False
         self._is_back = asyncio.Event()
         self._pause_s = _FIRST_PAUSE_S
@@ -99,7 +103,7 @@ class Archive:
         try:
             await self._objects.ping()
         except HeimdallError:
-            self._ping_failed = True
+            self._is_away = self._ping_failed = True
             self._is_back.clear()
             raise
         self._is_away = False
@@ -195,7 +199,12 @@ class Archive:
 
     async def _settle(self, key: RecordingKey, waiting: _Waiting) -> Recording:
         if waiting.stored is None:
-            waiting.stored = await self._store(key, waiting.recording)
+            try:
+                waiting.stored = await self._store(key, waiting.recording)
+            except HeimdallError as error:
+                if error.reason != ErrorReason.ERROR_REASON_CHECKSUM_MISMATCH:
+                    raise
+                return await self._give_up(key, waiting.recording, error)
         await self._rows.put_recording(waiting.stored)
         await self._collections.complete(key.task_id)
         try:
@@ -203,6 +212,22 @@ class Archive:
         except OSError as error:
             raise disk_failure(error, "clear the spool") from error
         return waiting.stored
+
+    async def _give_up(self, key: RecordingKey, recording: Recording, cause: HeimdallError) -> Recording:
+        """Says in the row of a recording that its samples are damaged; its files are kept for a person to look at."""
+        given_up = Recording()
+        given_up.CopyFrom(recording)
+        given_up.state = Recording.State.STATE_STORED
+        given_up.complete = False
+        given_up.incomplete_cause.CopyFrom(cause.to_detail())
+        for name in _OBJECT_FIELDS:
+            given_up.ClearField(name)
+        await self._rows.put_recording(given_up)
+        try:
+            await self._spool.set_aside(key, cause.message)
+        except OSError as error:
+            raise disk_failure(error, "set aside a damaged recording") from error
+        return given_up
 
     async def _store(self, key: RecordingKey, recording: Recording) -> Recording:
         """Puts the pair of a recording into the object store, if it has one; returns the recording as it is then."""

@@ -80,7 +80,9 @@ class MinioServer:
         )
 
     async def start(self) -> None:
-        """Starts the server, again if it ran before, and waits until it answers."""
+        """Starts the server, again if it ended, and waits until it answers; one that runs goes on."""
+        if self._process is not None:
+            return
         self._process = await asyncio.to_thread(self._popen)
         async with asyncio.timeout(_START_TIMEOUT_S), aiohttp.ClientSession() as session:
             while not await self._is_live(session):
