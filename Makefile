@@ -45,7 +45,7 @@ demo: $(VENV)/runtime.stamp ## run the whole mesh against simulated receivers, o
 .PHONY: tools
 tools: $(VENV)/dev.stamp ## build the programs that the tests run into $HEIMDALL_TOOL_CACHE
 	$(BIN)/python tools/go_tools.py
-	$(BIN)/python tools/postgres_packages.py
+	$(BIN)/python -m tools.postgres_packages
 
 # Tests without a mesh of processes: two at a time, the others one by one.
 PURE_TESTS := tests/acceptance tests/contract tests/fuzz tests/unit
@@ -53,11 +53,19 @@ PURE_TESTS := tests/acceptance tests/contract tests/fuzz tests/unit
 .PHONY: test
 test: $(VENV)/dev.stamp tools ## run every test but the faults, in random order, with coverage
 	$(BIN)/pytest --numprocesses=2 --cov --cov-report= $(PURE_TESTS)
-	$(BIN)/pytest $(addprefix --ignore=,$(PURE_TESTS) tests/e2e/faults) --cov --cov-append --cov-report=term
+	$(BIN)/pytest $(addprefix --ignore=,$(PURE_TESTS) tests/compose tests/e2e/faults) --cov --cov-append --cov-report=term
 
 .PHONY: test-faults
 test-faults: $(VENV)/dev.stamp ## break receivers, services, network, disk and clocks under running acquisitions
 	$(BIN)/pytest --numprocesses=3 --timeout=240 tests/e2e/faults
+
+# Nothing is pulled: base images are made of Debian's packages, MinIO and PostgreSQL stand in under the pinned names.
+.PHONY: test-compose
+test-compose: $(VENV)/dev.stamp tools ## build the image, run docker-compose.yml under podman and record once; as root
+	$(BIN)/python -m tools.container_packages
+	$(BIN)/python tools/go_tools.py mc
+	$(BIN)/python -m tools.base_images
+	$(BIN)/pytest --capture=no tests/compose
 
 # Inputs for each target of `make fuzz`.
 FUZZ_RUNS ?= 1000000

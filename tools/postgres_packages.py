@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 from typing import Final
+
+from tools.debian_packages import can_install, install
 
 _PACKAGE: Final = "postgresql-15"
 _FOLDERS: Final = Path("/usr/lib/postgresql")
@@ -27,15 +28,11 @@ def main() -> None:
     """Installs PostgreSQL if it is missing, where that can be done."""
     if programs_folder() is not None:
         return
-    if os.geteuid() != 0 or shutil.which("apt-get") is None:
+    if not can_install():
         print(f"postgres_packages: no PostgreSQL here; install {_PACKAGE} for the tests that need it", file=sys.stderr)
         return
-    environment = os.environ | {"DEBIAN_FRONTEND": "noninteractive"}
-    print(f"installing {_PACKAGE}", flush=True)
     try:
-        subprocess.run(["apt-get", "-qq", "update"], env=environment, check=True)
-        command = ["apt-get", "-qq", "install", "--no-install-recommends", "--yes", _PACKAGE]
-        subprocess.run(command, env=environment, check=True, stdout=subprocess.DEVNULL)
+        install([_PACKAGE])
     except subprocess.CalledProcessError as error:
         sys.exit(f"postgres_packages: {error}")
 
