@@ -277,7 +277,7 @@ class RowSpool:
             (row,) = await connection.execute_fetchall(self._queries["totals"])
             return look, _Totals(*row)
 
-        look, totals = await self._writer.run(run)
+        look, totals = await self._writer.change(run)
         if look > self._newest_look:
             self._newest_look, self._totals = look, totals
 

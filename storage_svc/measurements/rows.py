@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from heimdall.common.v1.acquisition_pb2 import Acquisition
@@ -12,7 +12,6 @@ from heimdall.common.v1.iq_pb2 import TimeSource
 from heimdall.common.v1.measurement_pb2 import Estimate, Measurement, MeasurementProducts, MeasurementScope, Spectrum
 from heimdall.common.v1.recording_pb2 import Recording
 from heimdall.storage.v1.storage_pb2 import AggregatedQuantity, MeasurementAggregate
-from heimdall.timing import utc_text
 
 ESTIMATES: Final = tuple(
     field.name
@@ -27,11 +26,16 @@ HERTZ_AGGREGATES: Final = ("frequency_offset_hz", "occupied_bandwidth_hz")
 """Quantities in Hz that are aggregated."""
 
 
-def measurement_row(measurement: Measurement) -> dict[str, object]:
-    """Returns the columns of a measurement; a quantity without a value is None, and estimate_details says why."""
+def measurement_row(measurement: Measurement, time: Callable[[int], object]) -> dict[str, object]:
+    """Returns the columns of a measurement; a quantity without a value is None, and estimate_details says why.
+
+    Args:
+        measurement: The measurement.
+        time: Turns a time in ns since 1970 into what the column time holds; also below.
+    """
     rate_hz = measurement.sample_rate_hz
     row: dict[str, object] = {
-        "time": utc_text(measurement.first_sample_unix_ns),
+        "time": time(measurement.first_sample_unix_ns),
         "task_id": measurement.acquisition_id,
         "receiver_id": measurement.receiver_id,
         "first_sample_index": measurement.first_sample_index,
@@ -108,11 +112,11 @@ def aggregate_from_row(row: Mapping[str, Any]) -> MeasurementAggregate:
     return aggregate
 
 
-def recording_row(recording: Recording) -> dict[str, object]:
+def recording_row(recording: Recording, time: Callable[[int], object]) -> dict[str, object]:
     """Returns the columns of a recording."""
     segment = recording.segment if recording.HasField("segment") else None
     return {
-        "time": utc_text(recording.window_start_unix_ns),
+        "time": time(recording.window_start_unix_ns),
         "task_id": recording.acquisition_id,
         "receiver_id": recording.receiver_id,
         "window_start_unix_ns": recording.window_start_unix_ns,
@@ -123,7 +127,7 @@ def recording_row(recording: Recording) -> dict[str, object]:
         "lost_sample_count": recording.lost_sample_count,
         "gap_count": recording.gap_count,
         "state": Recording.State.Name(recording.state).removeprefix("STATE_"),
-        "complete": int(recording.complete),
+        "complete": recording.complete,
         "object_key": recording.data_object_key or None,
         "data_sha512": recording.data_sha512 or None,
         "data_size_bytes": recording.data_size_bytes,
@@ -131,12 +135,12 @@ def recording_row(recording: Recording) -> dict[str, object]:
     }
 
 
-def acquisition_row(acquisition: Acquisition) -> dict[str, object]:
+def acquisition_row(acquisition: Acquisition, time: Callable[[int], object]) -> dict[str, object]:
     """Returns the columns of an acquisition."""
     create_unix_ns = acquisition.create_time.ToNanoseconds()
     return {
         "task_id": acquisition.acquisition_id,
-        "time": utc_text(create_unix_ns),
+        "time": time(create_unix_ns),
         "create_unix_ns": create_unix_ns,
         "request_id": acquisition.request_id,
         "state": acquisition_state_name(acquisition.state),

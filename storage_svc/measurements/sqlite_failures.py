@@ -8,8 +8,8 @@ from typing import Final
 
 import structlog
 
-from heimdall.common.v1.error_pb2 import ErrorReason
 from heimdall.errors import HeimdallError
+from storage_svc.measurements.writer import unavailable
 
 _log = structlog.get_logger(__name__)
 
@@ -63,12 +63,3 @@ def primary_code(error: sqlite3.Error) -> int:
 def is_damage(error: sqlite3.Error) -> bool:
     """Returns whether a failure says that the file is damaged."""
     return primary_code(error) in _DAMAGE
-
-
-def unavailable(cause: object, what: str) -> HeimdallError:
-    """Returns what a database that failed, or is closed, means to the caller."""
-    return HeimdallError(
-        ErrorReason.ERROR_REASON_BACKEND_UNAVAILABLE,
-        f"the database could not {what}: {cause}",
-        metadata={"backend": "measurements"},
-    )

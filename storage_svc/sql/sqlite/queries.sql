@@ -123,7 +123,7 @@ ORDER BY window_start_unix_ns DESC, task_id DESC, receiver_id DESC
 LIMIT :limit;
 
 -- name: put_acquisition
--- Makes or replaces an acquisition; the revision was compared in the same transaction.
+-- Makes or replaces an acquisition that is at the expected revision; returns nothing if it is not.
 INSERT INTO acquisitions (task_id, time, create_unix_ns, request_id, state, revision, message)
 VALUES (:task_id, :time, :create_unix_ns, :request_id, :state, :revision, :message)
 ON CONFLICT (task_id) DO UPDATE SET
@@ -132,7 +132,9 @@ ON CONFLICT (task_id) DO UPDATE SET
     request_id = excluded.request_id,
     state = excluded.state,
     revision = excluded.revision,
-    message = excluded.message;
+    message = excluded.message
+WHERE acquisitions.revision = :expected_revision
+RETURNING revision;
 
 -- name: get_acquisition
 -- Returns one acquisition.
