@@ -46,6 +46,7 @@ demo: $(VENV)/runtime.stamp ## run the whole mesh against simulated receivers, o
 tools: $(VENV)/dev.stamp ## build the programs that the tests run into $HEIMDALL_TOOL_CACHE
 	$(BIN)/python tools/go_tools.py
 	$(BIN)/python -m tools.postgres_packages
+	$(BIN)/python -m tools.pglite_package
 
 # Tests without a mesh of processes: two at a time, the others one by one.
 PURE_TESTS := tests/acceptance tests/contract tests/fuzz tests/unit

@@ -9,6 +9,7 @@ from heimdall.runtime.settings import Settings
 from storage_svc.ids import BUCKET
 from storage_svc.measurements import MeasurementStore
 from storage_svc.measurements.sqlite import SqliteMeasurements
+from storage_svc.measurements.timescale import TimescaleMeasurements
 from storage_svc.migrate import database_path
 from storage_svc.objects import ObjectStore
 from storage_svc.objects.local import LocalObjects
@@ -42,10 +43,16 @@ async def open_rows(settings: Settings) -> AsyncIterator[MeasurementStore]:
     Raises:
         OSError: If a file can not be used; a served database may be away.
         HeimdallError: BACKEND_UNAVAILABLE if a file can not be written.
+        SettingsError: If the settings of a served database can not be right.
     """
-    rows = await SqliteMeasurements.open(database_path(settings.storage))
+    rows: MeasurementStore
+    if settings.storage.rows == "timescale":
+        rows = TimescaleMeasurements(settings.timescale)
+    else:
+        rows = await SqliteMeasurements.open(database_path(settings.storage))
     try:
-        await rows.ping()
+        if settings.storage.rows == "sqlite":
+            await rows.ping()
         yield rows
     finally:
         await rows.close()

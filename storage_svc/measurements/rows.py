@@ -20,6 +20,25 @@ ESTIMATES: Final = tuple(
 )
 """Fields of a measurement that are estimates; their columns have the same names."""
 
+MEASUREMENT_COLUMNS: Final = (
+    "time",
+    "task_id",
+    "receiver_id",
+    "first_sample_index",
+    "first_sample_unix_ns",
+    "frequency_hz",
+    "sample_rate_hz",
+    "sample_count",
+    "lost_sample_count",
+    "duration_s",
+    *ESTIMATES,
+    "frequency_offset_sigma_hz",
+    "estimate_details",
+    "spectrum",
+    "products",
+    "time_source",
+)
+"""Columns that a measurement brings; object_key and state come from its recording."""
 DECIBEL_AGGREGATES: Final = ("power_dbfs", "power_dbm", "noise_dbfs_per_hz", "snr_db")
 """Quantities in decibels that are aggregated; their mean is that of the ratios."""
 HERTZ_AGGREGATES: Final = ("frequency_offset_hz", "occupied_bandwidth_hz")

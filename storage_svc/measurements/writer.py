@@ -82,6 +82,11 @@ class GroupWriter(Generic[C]):
         # It outlives the call during which the service is set up.
         self._task = asyncio.create_task(self._write_all(), context=contextvars.Context())
 
+    @property
+    def is_closed(self) -> bool:
+        """Whether nothing can be written any more."""
+        return self._task.done()
+
     async def run(self, action: Action[C, A, R], argument: A, row_count: int = 1) -> R:
         """Writes something and returns what the action says of it, once it is durable.
 
@@ -94,9 +99,9 @@ class GroupWriter(Generic[C]):
             HeimdallError: What refused it, or BACKEND_UNAVAILABLE if the database failed.
         """
         outcome: asyncio.Future[R] = asyncio.get_running_loop().create_future()
-        if not self._task.done():
+        if not self.is_closed:
             await self._waiting.put(_Write(action, argument, row_count, outcome))
-        if self._task.done():
+        if self.is_closed:
             raise unavailable("it is closed", "write")
         return await outcome
 

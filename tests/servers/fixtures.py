@@ -8,6 +8,7 @@ import pytest
 import pytest_asyncio
 
 from tests.servers.minio import MinioServer, minio_server
+from tests.servers.pglite import PgliteServer, pglite_server
 from tests.servers.postgres import PostgresServer, postgres_server
 
 
@@ -22,4 +23,11 @@ async def minio(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Minio
 async def postgres() -> AsyncIterator[PostgresServer]:
     """A PostgreSQL server that runs; a test that ends it starts it again."""
     async with postgres_server() as server:
+        yield server
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def pglite() -> AsyncIterator[PgliteServer]:
+    """A TimescaleDB that runs; a test clears it before it begins."""
+    async with pglite_server() as server:
         yield server

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
 from pathlib import Path
 
 import pytest
 
 from storage_svc.measurements import MeasurementStore
 from storage_svc.measurements.sqlite import SqliteMeasurements
+from storage_svc.measurements.timescale import TimescaleMeasurements
 from storage_svc.objects import ObjectStore
 from storage_svc.objects.local import LocalObjects
 from storage_svc.objects.minio import MinioObjects
 from tests.servers.minio import MinioServer
+from tests.servers.rows import SERVED, RowServer, fresh_database, served
 
 PART_BYTES = 5 * 1024**2
 """The smallest part that S3 takes."""
@@ -37,9 +40,19 @@ async def objects(object_server: MinioServer | None, tmp_path: Path) -> AsyncIte
     await store.close()
 
 
-@pytest.fixture(params=["sqlite"])
-async def rows(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[MeasurementStore]:
-    assert request.param == "sqlite"
-    store = await SqliteMeasurements.open(tmp_path / "rows.sqlite3")
-    yield store
-    await store.close()
+@pytest.fixture(params=["sqlite", *SERVED])
+def row_server(request: pytest.FixtureRequest) -> RowServer | None:
+    """The database under test; None for the embedded one."""
+    return None if request.param == "sqlite" else served(request, request.param)
+
+
+@pytest.fixture
+async def rows(row_server: RowServer | None, tmp_path: Path) -> AsyncIterator[MeasurementStore]:
+    async with AsyncExitStack() as stack:
+        if row_server is None:
+            store: MeasurementStore = await SqliteMeasurements.open(tmp_path / "rows.sqlite3")
+        else:
+            settings = await stack.enter_async_context(fresh_database(row_server))
+            store = TimescaleMeasurements(settings)
+        yield store
+        await store.close()

@@ -15,11 +15,16 @@ const HEADER_BYTES = 4;
 const ENCRYPTION_CODES = [80877103, 80877104];
 const CANCEL_CODE = 80877102;
 const TERMINATE = "X".charCodeAt(0);
+const QUERY = "Q".charCodeAt(0);
+
+// What it begins with is not what RESET ALL goes back to, as pools do: there the path has no public.
+const SEARCH_PATH = "SET search_path TO public";
 
 // The one session of the server is handed on: what the last client left in it goes first.
 async function clean() {
   await db.execProtocolRaw(query("ROLLBACK"));
   await db.execProtocolRaw(query("DISCARD ALL"));
+  await db.execProtocolRaw(query(SEARCH_PATH));
 }
 
 function query(text) {
@@ -58,6 +63,8 @@ async function serve(socket) {
       whole.push(message);
     }
     if (whole.length) socket.write(await db.execProtocolRaw(new Uint8Array(Buffer.concat(whole))));
+    const isReset = whole.some((message) => message[0] === QUERY && message.includes("RESET ALL"));
+    if (isReset) await db.execProtocolRaw(query(SEARCH_PATH));
   }
 }
 
