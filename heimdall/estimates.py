@@ -14,12 +14,12 @@ ESTIMATES: Final = tuple(
 )
 """Fields of a measurement that are estimates; their columns have the same names."""
 
+_VALIDITIES: Final = {number: name.removeprefix("VALIDITY_") for name, number in Estimate.Validity.items()}
+
 
 def validity_label(estimate: Estimate) -> str:
     """Returns how far a value can be trusted, such as UPPER_LIMIT; a number this version does not know as is."""
-    if estimate.validity not in Estimate.Validity.values():
-        return str(estimate.validity)
-    return Estimate.Validity.Name(estimate.validity).removeprefix("VALIDITY_")
+    return _VALIDITIES.get(estimate.validity, str(estimate.validity))
 
 
 def estimate_details(measurement: Measurement) -> str:

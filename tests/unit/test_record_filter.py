@@ -19,8 +19,10 @@ def test_nothing_given_selects_everything() -> None:
     [
         (145.5e6, 5e3, 145_495_000.0, 145_505_000.0),
         (77_500, 0, 77_500.0, 77_500.0),
-        # In binary floating point 77500.3 - 0.1 is above 77500.2, and would leave it out.
-        (77_500.3, 0.1, 77_500.2, 77_500.4),
+        # In binary floating point 518000.7 - 0.1 is above 518000.6, and 145500000.1 + 0.2 below 145500000.3: both edges
+        # would be left out.
+        (518_000.7, 0.1, 518_000.6, 518_000.8),
+        (145_500_000.1, 0.2, 145_499_999.9, 145_500_000.3),
         (1_000.0, 5_000.0, 0.0, 6_000.0),
     ],
 )

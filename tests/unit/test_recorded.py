@@ -90,8 +90,8 @@ async def test_runs_end_at_gaps_and_at_changed_segments() -> None:
     events = [
         CI16,
         gap(0, 3),
-        ci16(3, 2),
-        ci16(5, 2, overload=True),
+        ci16(3, 2, overload=True),
+        ci16(5, 2),
         gap(7, 4),
         ci16(11, 3),
         changed,
@@ -115,6 +115,12 @@ async def test_runs_end_at_gaps_and_at_changed_segments() -> None:
     lost = [0, 1, 2, 7, 8, 9, 10, 15, 16, 17, 18, 19]
     assert np.flatnonzero(np.isnan(filled.real) & np.isnan(filled.imag)).tolist() == lost
     np.testing.assert_array_equal(np.delete(filled, lost), np.concatenate([run.samples for run in found.runs]))
+
+
+async def test_an_array_of_a_part_begins_where_the_part_does() -> None:
+    found = await recorded_samples(stream([CI16, ci16(100, 2), gap(102, 1), ci16(103, 1), end(104)]))
+    codes = found.filled_with_nan().real * 32768
+    np.testing.assert_array_equal(codes, [100, 101, np.nan, 103])
 
 
 async def test_times_follow_the_final_solution_or_else_the_blocks() -> None:

@@ -16,10 +16,12 @@ import sigmf
 from heimdall.client import HeimdallClient, record_filter
 from heimdall.common.v1.error_pb2 import ErrorReason
 from heimdall.common.v1.iq_pb2 import Block, IqEvent, SampleFormat, Status
+from heimdall.common.v1.measurement_pb2 import Measurement, MeasurementScope
 from heimdall.common.v1.recording_pb2 import Recording
 from heimdall.errors import HeimdallError
 from heimdall.runtime.channel import open_channel
 from heimdall.runtime.server import running_server
+from heimdall.storage.v1.storage_pb2 import RecordFilter, WriteMeasurementsRequest
 from heimdall.storage.v1.storage_pb2_grpc import StorageServiceStub
 from storage_svc.definition import define
 from tests.integration.storage.support import (
@@ -176,3 +178,36 @@ async def test_a_training_job_has_its_samples_in_two_lines(bench: Bench) -> None
     ((run,),) = [samples.runs for samples in found]
     codes = (run.samples.view(np.float32) * 32768).astype("<i2").tobytes()
     assert hashlib.sha512(codes).digest() == hashlib.sha512(sample_bytes(0, BLOCK)).digest()
+
+
+async def test_aggregates_come_from_every_page(bench: Bench) -> None:
+    """Three hours, two of them with a measurement of each of two receivers."""
+    hour_ns = 3600 * 1_000_000_000
+    start_ns = WINDOW_START_UNIX_NS // hour_ns * hour_ns
+    example = [
+        Measurement(
+            acquisition_id=f"task-{hour}",
+            receiver_id=receiver_id,
+            scope=MeasurementScope.MEASUREMENT_SCOPE_SUMMARY,
+            first_sample_unix_ns=start_ns + hour * hour_ns + 5,
+            sample_count=100,
+            center_frequency_hz=77_500.0,
+            sample_rate_hz=12_000.0,
+        )
+        for hour in (0, 2)
+        for receiver_id in ("rx-1", "rx-2")
+    ]
+    await bench.stub.WriteMeasurements(WriteMeasurementsRequest(measurements=example), timeout=5)
+
+    async def found(bucket: timedelta, selected: RecordFilter | None = None) -> list[tuple[int, str, int]]:
+        listed = bench.client.aggregate_measurements(selected, bucket=bucket, page_size=1)
+        return sorted(
+            [((one.bucket_start_time.ToNanoseconds() - start_ns) // hour_ns, one.receiver_id, one.measurement_count)
+             async for one in listed]
+        )  # fmt: skip
+
+    assert await found(timedelta(hours=1)) == [(0, "rx-1", 1), (0, "rx-2", 1), (2, "rx-1", 1), (2, "rx-2", 1)]
+    only = record_filter(start=datetime.fromtimestamp(start_ns / 1e9, UTC) + timedelta(hours=1), receiver_ids=["rx-2"])
+    assert await found(timedelta(hours=1), only) == [(2, "rx-2", 1)]
+    days = await found(timedelta(days=366))
+    assert [counts[1:] for counts in days] == [("rx-1", 2), ("rx-2", 2)]
