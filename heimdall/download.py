@@ -131,7 +131,9 @@ async def _object_chunks(session: aiohttp.ClientSession, url: str) -> AsyncGener
     except TimeoutError as error:
         raise _unavailable(where, "did not answer in time") from error
     except aiohttp.ClientError as error:
-        raise _unavailable(where, f"could not be read: {error}") from error
+        raise _unavailable(
+            where, f"could not be read: {error}; HeimdallClient.read_samples goes through the storage service instead"
+        ) from error
 
 
 def _unavailable(where: str, what: str) -> HeimdallError:

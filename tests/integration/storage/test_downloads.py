@@ -123,13 +123,13 @@ async def test_all_that_match_are_downloaded_once(commands: Commands, tmp_path: 
     assert (only.status, only.out, only.err) == (1, "", again.err)
 
 
-async def test_a_recording_without_samples_has_no_pair(commands: Commands, tmp_path: Path) -> None:
-    task_id = unique(tmp_path)
-    await write(commands.stub, [segment(), gap(0, 100)], end_at(100), opening(task_id))
-    printed = await commands.run("recordings", "get", task_id, "rx-1")
+async def test_a_recording_without_samples_has_no_pair(tmp_path: Path) -> None:
+    async with commands_in(tmp_path) as commands:
+        await write(commands.stub, [segment(), gap(0, 100)], end_at(100))
+        printed = await commands.run("recordings", "get", "task-1", "rx-1")
     assert printed.status == 1
     assert printed.err == (
-        f"error: RECORDING_NOT_FOUND: the recording of rx-1 in {task_id} holds no samples, so there is no SigMF pair\n"
+        "error: RECORDING_NOT_FOUND: the recording of rx-1 in task-1 holds no samples, so there is no SigMF pair\n"
     )
 
 
@@ -161,6 +161,7 @@ async def test_a_store_that_does_not_give_it_is_named_without_the_signature(mini
             await minio.start()
     assert gone.err == f"error: BACKEND_UNAVAILABLE: the object store, {where}, answered 404 Not Found\n"
     assert away.err.startswith(f"error: BACKEND_UNAVAILABLE: the object store, {where}, could not be read: ")
+    assert "HeimdallClient.read_samples goes through the storage service instead" in away.err
     assert "X-Amz" not in away.err
     assert (gone.status, away.status) == (1, 1)
     assert list((tmp_path / "out").iterdir()) == []
