@@ -38,9 +38,9 @@ async def objects_of(server: MinioServer, bucket: str, **settings: Any) -> Async
         await objects.close()
 
 
-def spool_file(folder: Path, size_bytes: int) -> tuple[Path, str]:
+def spool_file(folder: Path, size_bytes: int, name: str = "samples") -> tuple[Path, str]:
     """Makes a file of random bytes; returns it and its SHA-512."""
-    path = folder / "samples"
+    path = folder / name
     checksum = hashlib.sha512()
     source = random.Random(size_bytes)
     with path.open("wb") as file:
@@ -231,7 +231,7 @@ async def test_upload_that_is_cancelled_leaves_nothing(minio: MinioServer, tmp_p
         with pytest.raises(asyncio.CancelledError):
             await upload
         # The one thread for uploads is free again.
-        small, small_checksum = spool_file(tmp_path, 10)
+        small, small_checksum = spool_file(tmp_path, 10, "small")
         await objects.put_file("sessions/t/small", small, data_sha512=small_checksum)
         assert names_in(minio, "cancelled") == ["sessions/t/small"]
         assert unfinished_uploads(minio, "cancelled") == 0
