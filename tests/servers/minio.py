@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-import aiohttp
 import urllib3
 from minio import Minio
+from minio.error import MinioException
 
 from heimdall.local import reserved_ports
 from heimdall.runtime.settings import MinioSettings
@@ -84,8 +84,8 @@ class MinioServer:
         if self._process is not None:
             return
         self._process = await asyncio.to_thread(self._popen)
-        async with asyncio.timeout(_START_TIMEOUT_S), aiohttp.ClientSession() as session:
-            while not await self._is_live(session):
+        async with asyncio.timeout(_START_TIMEOUT_S):
+            while not await asyncio.to_thread(self._is_ready):
                 if self._process.poll() is not None:
                     raise AssertionError(f"MinIO did not start:\n{(self.folder / 'log').read_text()}")
                 await asyncio.sleep(_POLL_S)
@@ -109,13 +109,13 @@ class MinioServer:
         assert self._process is not None
         self._process.send_signal(number)
 
-    async def _is_live(self, session: aiohttp.ClientSession) -> bool:
-        context = True if self.ca_file is None else ssl.create_default_context(cafile=self.ca_file)
+    def _is_ready(self) -> bool:
+        """Returns whether it answers as a store; its health says so before it knows its users."""
         try:
-            async with session.get(f"{self.endpoint}/minio/health/live", ssl=context) as answer:
-                return answer.status == 200
-        except aiohttp.ClientConnectionError:
+            self.client(timeout_s=5).list_buckets()
+        except (MinioException, urllib3.exceptions.HTTPError):
             return False
+        return True
 
     def _popen(self) -> subprocess.Popen[bytes]:
         # Not by asyncio: tests share the server, and each has an event loop of its own.
