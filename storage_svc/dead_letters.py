@@ -64,7 +64,7 @@ def list_command(config: Path | None, as_json: bool) -> None:
 def retry_command(numbers: tuple[int, ...], every: bool, config: Path | None) -> None:
     """Puts dead letters behind the rows that wait."""
     count = _remove(numbers, every, config, ("retry", "drop"))
-    click.echo(f"{count} dead letters wait for the database again")
+    click.echo(f"dead letters that wait for the database again: {count}")
 
 
 @main.command("drop")
@@ -74,7 +74,7 @@ def retry_command(numbers: tuple[int, ...], every: bool, config: Path | None) ->
 def drop_command(numbers: tuple[int, ...], every: bool, config: Path | None) -> None:
     """Deletes dead letters."""
     count = _remove(numbers, every, config, ("drop",))
-    click.echo(f"{count} dead letters were dropped")
+    click.echo(f"dropped dead letters: {count}")
 
 
 def _remove(numbers: tuple[int, ...], every: bool, config: Path | None, queries: tuple[str, ...]) -> int:
