@@ -185,12 +185,13 @@ class PostgresServer:
         # Not by asyncio: tests share the server, and each has an event loop of its own.
         listen = (f"listen_addresses={_HOST}", f"port={self.port}", f"unix_socket_directories={self.folder}")
         options = [word for option in (*listen, *_OPTIONS) for word in ("-c", option)]
-        command: list[str | Path] = [self.programs / "postgres", "-D", self.folder / "data", *options]
+        command = [*_as_postgres(), self.programs / "postgres", "-D", self.folder / "data", *options]
         with (self.folder / "log").open("ab") as log:
-            return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, **_as_postgres())
+            return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
 
     def _run(self, command: list[str | Path]) -> None:
-        subprocess.run(command, check=True, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, **_as_postgres())
+        words = [*_as_postgres(), *command]
+        subprocess.run(words, check=True, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
 
 
 @asynccontextmanager
@@ -217,6 +218,9 @@ async def postgres_server() -> AsyncIterator[PostgresServer]:
             await server.stop()
 
 
-def _as_postgres() -> dict[str, Any]:
-    """Returns what starts a program as the user that the package made: PostgreSQL refuses root."""
-    return {"user": "postgres", "group": "postgres", "extra_groups": []} if os.geteuid() == 0 else {}
+def _as_postgres() -> list[str | Path]:
+    """Returns what a command begins with to run as the user that the package made: PostgreSQL refuses root.
+
+    The interpreter can not make a process of another user by vfork, and in a fork gRPC's handlers may crash.
+    """
+    return ["setpriv", "--reuid=postgres", "--regid=postgres", "--clear-groups"] if os.geteuid() == 0 else []
