@@ -20,7 +20,7 @@ from heimdall.common.v1.recording_pb2 import Recording
 from heimdall.runtime.settings import SettingsError, load_settings
 from heimdall.storage.v1.storage_pb2 import PutAcquisitionRequest, WriteMeasurementsRequest
 from heimdall.timing import utc_text
-from storage_svc.measurements.row_spool import DIALECT, NAME, Kind
+from storage_svc.measurements.row_spool import DIALECT, ROW_SPOOL, Kind
 from storage_svc.sql_files import load_migrations, load_queries
 
 _BUSY_TIMEOUT_S: Final = 5.0
@@ -98,7 +98,7 @@ def _remove(numbers: tuple[int, ...], every: bool, config: Path | None, queries:
 def _opened(config: Path | None) -> Iterator[sqlite3.Connection | None]:
     """Opens the file that a storage service may be using; None if there is none. Every failure ends the command."""
     try:
-        path = load_settings(config).storage.data_dir / NAME
+        path = load_settings(config).storage.data_dir / ROW_SPOOL
     except SettingsError as error:
         _fail(str(error), status=2)
     if not path.exists():

@@ -8,6 +8,8 @@ from contextlib import asynccontextmanager
 from heimdall.runtime.settings import Settings
 from storage_svc.ids import BUCKET
 from storage_svc.measurements import MeasurementStore
+from storage_svc.measurements.row_spool import ROW_SPOOL, RowSpool
+from storage_svc.measurements.spooled import SpooledMeasurements
 from storage_svc.measurements.sqlite import SqliteMeasurements
 from storage_svc.measurements.timescale import TimescaleMeasurements
 from storage_svc.migrate import database_path
@@ -41,13 +43,19 @@ async def open_rows(settings: Settings) -> AsyncIterator[MeasurementStore]:
     """Opens the database, and closes it in the end.
 
     Raises:
-        OSError: If a file can not be used; a served database may be away.
+        OSError: If a file can not be used; a served database may be away, rows then wait for it.
         HeimdallError: BACKEND_UNAVAILABLE if a file can not be written.
         SettingsError: If the settings of a served database can not be right.
     """
     rows: MeasurementStore
     if settings.storage.rows == "timescale":
-        rows = TimescaleMeasurements(settings.timescale)
+        served = TimescaleMeasurements(settings.timescale)
+        try:
+            spool = await RowSpool.open(settings.storage.data_dir / ROW_SPOOL, settings.storage.rows_spool_max_bytes)
+        except BaseException:
+            await served.close()
+            raise
+        rows = SpooledMeasurements(served, spool)
     else:
         rows = await SqliteMeasurements.open(database_path(settings.storage))
     try:

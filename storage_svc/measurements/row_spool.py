@@ -22,7 +22,7 @@ from storage_svc.sql_files import load_queries
 
 T = TypeVar("T")
 
-NAME: Final = "rows-spool.sqlite3"
+ROW_SPOOL: Final = "rows-spool.sqlite3"
 """The file, in the data folder."""
 
 RESERVE_BYTES: Final = 4 * 1024 * 1024

@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 
 from storage_svc.measurements import MeasurementStore
+from storage_svc.measurements.row_spool import ROW_SPOOL, RowSpool
+from storage_svc.measurements.spooled import SpooledMeasurements
 from storage_svc.measurements.sqlite import SqliteMeasurements
 from storage_svc.measurements.timescale import TimescaleMeasurements
 from storage_svc.objects import ObjectStore
@@ -53,6 +55,8 @@ async def rows(row_server: RowServer | None, tmp_path: Path) -> AsyncIterator[Me
             store: MeasurementStore = await SqliteMeasurements.open(tmp_path / "rows.sqlite3")
         else:
             settings = await stack.enter_async_context(fresh_database(row_server))
-            store = TimescaleMeasurements(settings)
+            # As the service uses it.
+            spool = await RowSpool.open(tmp_path / ROW_SPOOL, 2**20)
+            store = SpooledMeasurements(TimescaleMeasurements(settings), spool)
         yield store
         await store.close()

@@ -14,7 +14,7 @@ from click.testing import CliRunner, Result
 
 from heimdall.common.v1.recording_pb2 import Recording
 from storage_svc.dead_letters import main
-from storage_svc.measurements.row_spool import NAME, DeadLetter, Kind, RowSpool
+from storage_svc.measurements.row_spool import ROW_SPOOL, DeadLetter, Kind, RowSpool
 
 RECORDING = Recording(acquisition_id="task-1", receiver_id="rx-1", sample_count=5)
 REFUSED_UNIX_NS = 1_700_000_000_123_000_000
@@ -27,11 +27,11 @@ def letter(kind: Kind, receiver_id: str, message: bytes, detail: str) -> DeadLet
 @pytest.fixture
 async def spool(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RowSpool:
     monkeypatch.setenv("HEIMDALL_STORAGE_DATA_DIR", str(tmp_path))
-    spool = await RowSpool.open(tmp_path / NAME, 1 << 30)
+    spool = await RowSpool.open(tmp_path / ROW_SPOOL, 1 << 30)
     good = letter(Kind.RECORDING, "rx-1", RECORDING.SerializeToString(), "it does not fit")
     await spool.remove([], [good, letter(Kind.ACQUISITION, "", b"\xff\xff", "nor does this")])
     await spool.close()
-    return await RowSpool.open(tmp_path / NAME, 1 << 30)
+    return await RowSpool.open(tmp_path / ROW_SPOOL, 1 << 30)
 
 
 async def run(*arguments: str) -> Result:
@@ -99,7 +99,7 @@ async def test_of_one_that_is_not_there_nothing_is_changed(spool: RowSpool, comm
 
 async def test_file_of_another_version_is_left_alone(spool: RowSpool, tmp_path: Path) -> None:
     await spool.close()
-    file = sqlite3.connect(tmp_path / NAME)
+    file = sqlite3.connect(tmp_path / ROW_SPOOL)
     file.execute("PRAGMA user_version = 9")
     file.close()
     refused = await run("drop", "--all")
@@ -110,8 +110,8 @@ async def test_file_of_another_version_is_left_alone(spool: RowSpool, tmp_path: 
 async def test_without_a_file_there_are_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HEIMDALL_STORAGE_DATA_DIR", str(tmp_path))
     shown = await run("list")
-    assert (shown.exit_code, shown.output) == (0, f"there are no dead letters: {tmp_path / NAME} does not exist\n")
-    assert not (tmp_path / NAME).exists()
+    assert (shown.exit_code, shown.output) == (0, f"there are no dead letters: {tmp_path / ROW_SPOOL} does not exist\n")
+    assert not (tmp_path / ROW_SPOOL).exists()
 
 
 @pytest.mark.parametrize(

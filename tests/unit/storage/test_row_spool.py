@@ -16,7 +16,7 @@ import pytest
 from heimdall.common.v1.error_pb2 import ErrorReason
 from heimdall.errors import HeimdallError
 from storage_svc.measurements import row_spool
-from storage_svc.measurements.row_spool import NAME, DeadLetter, Entry, Kind, RowSpool
+from storage_svc.measurements.row_spool import ROW_SPOOL, DeadLetter, Entry, Kind, RowSpool
 from storage_svc.measurements.sqlite_schema import DatabaseUnusableError
 from tests.e2e.faults.disk import MIB, mounted_tmpfs
 
@@ -26,7 +26,7 @@ ROOM = 1 << 30
 
 @asynccontextmanager
 async def opened(folder: Path, max_bytes: int = ROOM) -> AsyncIterator[RowSpool]:
-    spool = await RowSpool.open(folder / NAME, max_bytes)
+    spool = await RowSpool.open(folder / ROW_SPOOL, max_bytes)
     try:
         yield spool
     finally:
@@ -138,7 +138,7 @@ async def test_bound_is_kept_on_disk_and_what_was_accepted_stays(tmp_path: Path)
             await spool.append([measurements(accepted + number, size_bytes=9_000) for number in range(4)])
         assert spool.waiting_count == accepted
         assert accepted > 50
-    assert (tmp_path / NAME).stat().st_size <= limit_bytes + 64 * 1024
+    assert (tmp_path / ROW_SPOOL).stat().st_size <= limit_bytes + 64 * 1024
     async with opened(tmp_path, limit_bytes) as spool:
         assert await drained(spool) == list(range(accepted))
         await spool.append([measurements(7, size_bytes=30_000)])
@@ -151,7 +151,7 @@ async def test_room_of_many_rows_is_given_back(tmp_path: Path) -> None:
             await spool.append([measurements(number, size_bytes=MIB)])
         await drained(spool)
         await spool.give_back()
-    assert (tmp_path / NAME).stat().st_size < 5 * MIB
+    assert (tmp_path / ROW_SPOOL).stat().st_size < 5 * MIB
 
 
 async def test_refused_rows_are_kept_apart_and_counted(tmp_path: Path) -> None:
@@ -164,13 +164,13 @@ async def test_refused_rows_are_kept_apart_and_counted(tmp_path: Path) -> None:
         assert await drained(spool) == [2]
     async with opened(tmp_path) as spool:
         assert (spool.waiting_count, spool.dead_letter_count) == (0, 1)
-    row = sqlite3.connect(tmp_path / NAME).execute("SELECT * FROM dead_letters").fetchone()
+    row = sqlite3.connect(tmp_path / ROW_SPOOL).execute("SELECT * FROM dead_letters").fetchone()
     assert row == (1, 1, 9, "measurements", "task-1", "rx-1", 1, (1).to_bytes(8, "big"), "REVISION_CONFLICT", "why")
 
 
 async def test_what_another_process_changes_is_seen_after_a_refresh(tmp_path: Path) -> None:
     async with opened(tmp_path) as spool:
-        other = sqlite3.connect(tmp_path / NAME)
+        other = sqlite3.connect(tmp_path / ROW_SPOOL)
         other.execute("INSERT INTO waiting VALUES (NULL, 1, 'recording', 'task-1', 'rx-1', 1, X'00')")
         other.commit()
         assert spool.waiting_count == 0
@@ -190,9 +190,9 @@ async def test_concurrent_appends_are_counted(tmp_path: Path) -> None:
 
 
 async def test_damaged_file_is_refused(tmp_path: Path) -> None:
-    (tmp_path / NAME).write_bytes(b"no database at all" * 1000)
-    with pytest.raises(DatabaseUnusableError, match=NAME):
-        await RowSpool.open(tmp_path / NAME, ROOM)
+    (tmp_path / ROW_SPOOL).write_bytes(b"no database at all" * 1000)
+    with pytest.raises(DatabaseUnusableError, match=ROW_SPOOL):
+        await RowSpool.open(tmp_path / ROW_SPOOL, ROOM)
 
 
 _APPEND_FOR_EVER = """
@@ -214,7 +214,7 @@ asyncio.run(main())
 
 
 async def test_kill_in_mid_append_loses_nothing_that_was_accepted(tmp_path: Path) -> None:
-    path = tmp_path / NAME
+    path = tmp_path / ROW_SPOOL
     accepted = 0
     for after in (1, 40, 110):
         child = await asyncio.create_subprocess_exec(
@@ -263,6 +263,6 @@ async def test_other_failures_of_the_file_say_which_file(tmp_path: Path, monkeyp
             raise sqlite3.OperationalError("disk I/O error")
 
         monkeypatch.setattr(RowSpool, "_put", failing)
-        with pytest.raises(HeimdallError, match=rf"{NAME}, could not write: disk I/O error") as caught:
+        with pytest.raises(HeimdallError, match=rf"{ROW_SPOOL}, could not write: disk I/O error") as caught:
             await spool.append([measurements(1)])
         assert caught.value.reason == ErrorReason.ERROR_REASON_BACKEND_UNAVAILABLE

@@ -21,7 +21,7 @@ from heimdall.errors import HeimdallError
 from heimdall.storage.v1.storage_pb2 import WriteMeasurementsRequest
 from storage_svc.ids import RecordingKey
 from storage_svc.measurements import RowFilter, WriteCounts, spooled
-from storage_svc.measurements.row_spool import NAME, RowSpool
+from storage_svc.measurements.row_spool import ROW_SPOOL, RowSpool
 from storage_svc.measurements.spooled import SpooledMeasurements
 from storage_svc.measurements.sqlite import SqliteMeasurements
 
@@ -76,7 +76,7 @@ async def rows_in(
     folder: Path, *, watching: bool = True, max_bytes: int = 1 << 30
 ) -> AsyncIterator[tuple[SpooledMeasurements, Switched]]:
     inner: Any = Switched(await SqliteMeasurements.open(folder / "rows.sqlite3"))
-    rows = SpooledMeasurements(inner, await RowSpool.open(folder / NAME, max_bytes))
+    rows = SpooledMeasurements(inner, await RowSpool.open(folder / ROW_SPOOL, max_bytes))
     watch = asyncio.create_task(rows.watch()) if watching else None
     try:
         yield rows, inner
@@ -284,7 +284,7 @@ async def test_what_the_database_refuses_holds_up_nothing(tmp_path: Path) -> Non
             assert await indices(rows) == [0, 1, 3]
             assert await rows.get_recording(KEY) == recording(Recording.STATE_STORED)
             assert await rows.get_acquisition("task-1") == acquisition(5)
-    file = sqlite3.connect(tmp_path / NAME)
+    file = sqlite3.connect(tmp_path / ROW_SPOOL)
     query = "SELECT kind, row_count, reason, detail, message FROM dead_letters ORDER BY number"
     (kind, *facts, message), (*conflict, detail, _) = file.execute(query)
     file.close()
@@ -299,6 +299,19 @@ async def test_what_the_database_refuses_holds_up_nothing(tmp_path: Path) -> Non
         ("dead_letter", "REVISION_CONFLICT", None),
         ("dead_letters", None, 2),
     ]
+
+
+async def test_what_the_command_line_retries_is_replayed(tmp_path: Path) -> None:
+    async with rows_in(tmp_path) as (rows, inner):
+        file = sqlite3.connect(tmp_path / ROW_SPOOL)
+        message = recording(Recording.STATE_STORED).SerializeToString()
+        file.execute("INSERT INTO waiting VALUES (NULL, 1, 'recording', 'task-1', 'rx-1', 1, ?)", [message])
+        file.commit()
+        file.close()
+        with pytest.raises(HeimdallError, match="1 rows wait"):
+            await rows.ping()
+        await up(rows)
+        assert inner.taken == [recording(Recording.STATE_STORED)]
 
 
 async def test_repeat_of_what_the_database_has_already_is_no_dead_letter(tmp_path: Path) -> None:
@@ -330,6 +343,24 @@ async def test_hanging_database_counts_as_away_and_its_late_answer_changes_nothi
         # The first came late by itself, before the replay repeated it.
         assert inner.taken == [acquisition(1), acquisition(1), acquisition(2), [window(0)]]
         assert rows._spool.dead_letter_count == 0
+
+
+async def test_replay_waits_for_what_was_written_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(spooled, "_PATIENCE_S", 0.05)
+    async with rows_in(tmp_path) as (rows, inner):
+        inner.answering.clear()
+        await rows.put_recording(recording(Recording.STATE_WRITING))
+        # The database works again, but that one write still hangs in it.
+        inner.answering, hanging = asyncio.Event(), inner.answering
+        inner.answering.set()
+        await rows.put_recording(recording(Recording.STATE_STORED))
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.3):
+                await up(rows)
+        hanging.set()
+        await up(rows)
+        assert inner.taken[-1] == recording(Recording.STATE_STORED)
+        assert await rows.get_recording(KEY) == recording(Recording.STATE_STORED)
 
 
 async def test_caller_that_does_not_wait_for_a_hanging_database_is_written_all_the_same(
@@ -398,7 +429,7 @@ async def test_number_that_waits_is_logged_when_it_begins_and_ends(tmp_path: Pat
 
 async def test_crash_of_the_database_writer_is_told(tmp_path: Path) -> None:
     inner: Any = Switched(await SqliteMeasurements.open(tmp_path / "rows.sqlite3"))
-    rows = SpooledMeasurements(inner, await RowSpool.open(tmp_path / NAME, 1 << 30))
+    rows = SpooledMeasurements(inner, await RowSpool.open(tmp_path / ROW_SPOOL, 1 << 30))
     watch = asyncio.create_task(rows.watch())
     await asyncio.sleep(0)
     await inner._rows._writer._connection.close()
