@@ -10,7 +10,7 @@ from typing import Final
 
 from tools.debian_packages import can_install, install
 
-_PROGRAMS: Final = ("podman", "runc", "debootstrap")
+_PROGRAMS: Final = ("podman", "runc", "catatonit", "debootstrap")
 """Each is in the package of its name."""
 
 _PLUGINS: Final = "containernetworking-plugins"

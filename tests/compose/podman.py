@@ -19,7 +19,7 @@ from tests.conftest import REPO_ROOT
 
 _CONFIGURATION: Final = REPO_ROOT / "deploy" / "test"
 _NEEDED_BYTES: Final = 6 * 1024**3
-"""Room for the images, of which every container gets a copy."""
+"""Room for the images, of which every container gets a copy where overlays do not work."""
 _END_TIMEOUT_S: Final = 20.0
 
 _REGISTRY_FILES: Final = (Path("/etc/pip.conf"), Path("/etc/ssl/certs/ca-certificates.crt"))
@@ -68,11 +68,12 @@ def podman() -> Iterator[Podman]:
     folder = Path(tempfile.mkdtemp(prefix="heimdall-compose-"))
     free = shutil.disk_usage(folder).free
     assert free > _NEEDED_BYTES, f"{folder} has {free / 1e9:.1f} GB left; the test needs {_NEEDED_BYTES / 1e9:.1f}"
-    for name in ("containers.conf", "storage.conf"):
-        text = (_CONFIGURATION / name).read_text()
-        (folder / name).write_text(string.Template(text).substitute(folder=folder))
     for name in ("tmp", "networks", "scratch"):
         (folder / name).mkdir()
+    values = {"folder": folder, "driver": "overlay" if _can_overlay(folder / "scratch") else "vfs"}
+    for name in ("containers.conf", "storage.conf"):
+        text = (_CONFIGURATION / name).read_text()
+        (folder / name).write_text(string.Template(text).substitute(values))
     environment = {
         **{name: value for name, value in os.environ.items() if not name.startswith("HEIMDALL_")},
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
@@ -93,6 +94,19 @@ def podman() -> Iterator[Podman]:
             time.sleep(0.1)
         shutil.rmtree(folder)
     assert not processes, f"processes were left: {processes}"
+
+
+def _can_overlay(folder: Path) -> bool:
+    """Returns whether folders can be laid over each other here, which saves the copies of every image."""
+    folders = {name: folder / name for name in ("lower", "upper", "work", "merged")}
+    for path in folders.values():
+        path.mkdir()
+    options = f"lowerdir={folders['lower']},upperdir={folders['upper']},workdir={folders['work']}"
+    command = ["mount", "-t", "overlay", "overlay", "-o", options, str(folders["merged"])]
+    possible = subprocess.run(command, capture_output=True).returncode == 0
+    if possible:
+        subprocess.run(["umount", folders["merged"]], check=True)
+    return possible
 
 
 def _unmount_below(folder: Path) -> None:

@@ -9,8 +9,9 @@ import re
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
+import asyncpg
 import pytest
 from google.protobuf import json_format
 from minio import Minio
@@ -81,6 +82,9 @@ def test_what_was_recorded_outlives_storage(compose: Stack) -> None:
     acquisition_id = acquisition.acquisition_id
     assert len(acquisition.outcomes) == _RECEIVER_COUNT
     receivers = {outcome.receiver_id for outcome in acquisition.outcomes}
+    rows = asyncio.run(_rows(compose, acquisition_id))
+    assert sorted(row["receiver_id"] for row in rows) == sorted(receivers)
+    assert all(row["state"] == "STORED" and row["sample_count"] > 0 and row["snr_db"] > 0 for row in rows)
     objects = _objects(compose, acquisition_id)
     names = {f"{receiver_id}{suffix}" for receiver_id in receivers for suffix in (".sigmf-data", ".sigmf-meta")}
     assert objects.keys() == {*names, "session.sigmf-collection"}
@@ -106,6 +110,18 @@ def _acquire(compose: Stack) -> Acquisition:
     ended = compose.heimdall("acquire", "145.5MHz", "--duration", "2s", "--json")
     assert ended.returncode == 0, f"{ended.stderr}{ended.stdout}{compose.logs(*SERVICES)}"
     return json_format.Parse(ended.stdout, Acquisition())
+
+
+async def _rows(compose: Stack, acquisition_id: str) -> list[Any]:
+    dsn = f"postgresql://heimdall_user@127.0.0.1:{compose.ports['timescaledb']}/heimdall"
+    connection = await asyncpg.connect(dsn, password=compose.secrets["POSTGRES_PASSWORD"], ssl=False, timeout=10)
+    try:
+        rows: list[Any] = await connection.fetch(
+            "SELECT * FROM measurements WHERE task_id = $1", acquisition_id, timeout=10
+        )
+        return rows
+    finally:
+        await connection.close()
 
 
 def _objects(compose: Stack, acquisition_id: str) -> dict[str, bytes]:
