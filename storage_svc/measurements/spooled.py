@@ -256,6 +256,9 @@ class SpooledMeasurements:
                 if row_count:
                     took_s = round(time.monotonic() - started_s, 3)
                     _log.info("rows_replayed", count=row_count, took_s=took_s)
+                    row_count = 0
+                    await self._give_back()
+                    continue
                 self._any_waiting.clear()
                 self._quiet_until_s = 0.0
                 await self._any_waiting.wait()
@@ -271,6 +274,13 @@ class SpooledMeasurements:
                 pause_s = min(_LONGEST_PAUSE_S, _FIRST_PAUSE_S * 2 ** min(failures, 10))
                 failures += 1
                 await asyncio.sleep(pause_s * random.uniform(0.5, 1.0))
+
+    async def _give_back(self) -> None:
+        """Gives the room that rows took back to the file system; if that fails, later rows take it."""
+        try:
+            await self._spool.give_back()
+        except HeimdallError as error:
+            _log.warning("room_not_given_back", message=error.message)
 
     async def _replay_oldest(self) -> int:
         """Feeds the database what waits longest, and returns the number of rows.
@@ -292,8 +302,6 @@ class SpooledMeasurements:
                 message=letter.detail,
             )
         self._take_note()
-        if not self._spool.waiting_count:
-            await self._spool.give_back()
         return sum(entry.row_count for _, entry in found)
 
     async def _feed(self, entries: Sequence[Entry]) -> list[DeadLetter]:

@@ -226,12 +226,14 @@ async def test_kill_in_mid_append_loses_nothing_that_was_accepted(tmp_path: Path
             stderr=asyncio.subprocess.PIPE,
         )
         assert child.stderr is not None
-        for _ in range(after):
-            accepted = int(await child.stderr.readline())
-        child.send_signal(signal.SIGKILL)
-        rest = (await child.stderr.read()).split()
+        try:
+            for _ in range(after):
+                accepted = int(await child.stderr.readline())
+        finally:
+            child.send_signal(signal.SIGKILL)
+            rest = (await child.stderr.read()).split()
+            await child.wait()
         accepted = int(rest[-1]) if rest else accepted
-        await child.wait()
     async with opened(tmp_path) as spool:
         waiting = spool.waiting_count
         # One more may have been written whose answer nobody saw.

@@ -354,10 +354,12 @@ async def test_replay_waits_for_what_was_written_before(tmp_path: Path, monkeypa
         inner.answering, hanging = asyncio.Event(), inner.answering
         inner.answering.set()
         await rows.put_recording(recording(Recording.STATE_STORED))
-        with pytest.raises(TimeoutError):
-            async with asyncio.timeout(0.3):
-                await up(rows)
-        hanging.set()
+        try:
+            with pytest.raises(TimeoutError):
+                async with asyncio.timeout(0.3):
+                    await up(rows)
+        finally:
+            hanging.set()
         await up(rows)
         assert inner.taken[-1] == recording(Recording.STATE_STORED)
         assert await rows.get_recording(KEY) == recording(Recording.STATE_STORED)
