@@ -112,6 +112,10 @@ bench-dsp: $(VENV)/dev.stamp ## measure the estimators on one core
 bench-dsp-streams: $(VENV)/dev.stamp ## measure one dsp process under 16 fast streams
 	$(BIN)/python -m benchmarks.bench_dsp_streams
 
+.PHONY: bench-storage
+bench-storage: $(VENV)/dev.stamp tools ## measure storage on MinIO and PostgreSQL beside raw COPY and raw put
+	$(BIN)/python -m benchmarks.bench_storage
+
 SOAK_MINUTES ?= 13
 
 .PHONY: soak
