@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Mapping
+from functools import lru_cache
+from operator import attrgetter
 from typing import Any, Final
 
 from heimdall.common.v1.acquisition_pb2 import Acquisition
@@ -39,6 +41,10 @@ MEASUREMENT_COLUMNS: Final = (
     "time_source",
 )
 """Columns that a measurement brings; object_key and state come from its recording."""
+_estimates = attrgetter(*ESTIMATES)
+_parts = attrgetter("value", "sigma", "validity", "reason", "method")
+_TIME_SOURCES: Final = {number: name.removeprefix("TIME_SOURCE_") for name, number in TimeSource.items()}
+_VALIDITIES: Final = {number: name.removeprefix("VALIDITY_") for name, number in Estimate.Validity.items()}
 DECIBEL_AGGREGATES: Final = ("power_dbfs", "power_dbm", "noise_dbfs_per_hz", "snr_db")
 """Quantities in decibels that are aggregated; their mean is that of the ratios."""
 HERTZ_AGGREGATES: Final = ("frequency_offset_hz", "occupied_bandwidth_hz")
@@ -66,17 +72,19 @@ def measurement_row(measurement: Measurement, time: Callable[[int], object]) -> 
         "duration_s": measurement.sample_count / rate_hz if rate_hz > 0 else None,
         "spectrum": measurement.spectrum.SerializeToString() if measurement.HasField("spectrum") else None,
         "products": measurement.products.SerializeToString() if measurement.HasField("products") else None,
-        "time_source": TimeSource.Name(measurement.time_source).removeprefix("TIME_SOURCE_"),
+        "time_source": _TIME_SOURCES[measurement.time_source],
     }
-    details: dict[str, dict[str, object]] = {}
-    for name in ESTIMATES:
-        estimate: Estimate = getattr(measurement, name)
-        row[name] = estimate.value if estimate.HasField("value") else None
-        if measurement.HasField(name):  # type: ignore[arg-type]  # a name from the descriptor
-            details[name] = _detail(estimate)
+    details = []
+    for name, estimate in zip(ESTIMATES, _estimates(measurement), strict=True):
+        value, sigma, validity, reason, method = _parts(estimate)
+        row[name] = value if value or estimate.HasField("value") else None
+        if validity or measurement.HasField(name):  # type: ignore[arg-type]  # a name from the descriptor
+            detail = _detail(name, validity, reason, method)
+            has_sigma = sigma or estimate.HasField("sigma")
+            details.append(f'{detail},"sigma":{sigma!r}}}' if has_sigma else detail + "}")
     offset = measurement.frequency_offset_hz
     row["frequency_offset_sigma_hz"] = offset.sigma if offset.HasField("sigma") else None
-    row["estimate_details"] = json.dumps(details, separators=(",", ":"))
+    row["estimate_details"] = f"{{{','.join(details)}}}"
     return row
 
 
@@ -173,12 +181,12 @@ def acquisition_state_name(state: Acquisition.State.ValueType) -> str:
     return Acquisition.State.Name(state).removeprefix("STATE_")
 
 
-def _detail(estimate: Estimate) -> dict[str, object]:
-    detail: dict[str, object] = {"validity": Estimate.Validity.Name(estimate.validity).removeprefix("VALIDITY_")}
-    if estimate.HasField("sigma"):
-        detail["sigma"] = estimate.sigma
-    if estimate.reason:
-        detail["reason"] = estimate.reason
-    if estimate.method:
-        detail["method"] = estimate.method
-    return detail
+@lru_cache(maxsize=4096)
+def _detail(name: str, validity: Estimate.Validity.ValueType, reason: str, method: str) -> str:
+    """Returns what estimate_details says of a quantity, as JSON up to its sigma: all but that repeats in every row."""
+    text = f'"{name}":{{"validity":"{_VALIDITIES[validity]}"'
+    if reason:
+        text += f',"reason":{json.dumps(reason)}'
+    if method:
+        text += f',"method":{json.dumps(method)}'
+    return text
