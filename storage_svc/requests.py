@@ -22,9 +22,15 @@ from heimdall.storage.v1.storage_pb2 import (
 )
 from storage_svc.ids import id_violations
 from storage_svc.measurements import RowFilter
-from storage_svc.measurements.rows import ESTIMATES
+from storage_svc.measurements.rows import DECIBEL_AGGREGATES, ESTIMATES, HERTZ_AGGREGATES
 
 MAX_MEASUREMENTS = 1000
+
+_NUL = "\0"
+_MAX_SAMPLES = 10**15
+_MAX_DECIBELS = 1000.0
+"""More than samples in single precision can reach; sums of the ratios stay far below what a double holds."""
+_MAX_HERTZ = 1e12
 
 _HOUR_NS = 3600 * 1_000_000_000
 _MAX_BUCKET_HOURS = 366 * 24
@@ -176,6 +182,9 @@ def check_put_acquisition(request: PutAcquisitionRequest) -> None:
     if not acquisition.HasField("create_time"):
         bad.append(FieldViolation("acquisition.create_time", "is missing"))
     bad += _time_violations("acquisition.create_time", acquisition.create_time)
+    if _NUL in acquisition.request_id:
+        text = "holds a NUL character, which no database takes in a text"
+        bad.append(FieldViolation("acquisition.request_id", text))
     refuse(bad)
 
 
@@ -189,8 +198,8 @@ def _measurement_faults(measurement: Measurement) -> Iterable[tuple[str, str]]:
         yield "scope", f"is {measurement.scope}, must be SUMMARY or WINDOW"
     for name in ("first_sample_index", "sample_count", "lost_sample_count"):
         value = getattr(measurement, name)
-        if value < 0:
-            yield name, f"is {value}, must be 0 or more"
+        if not 0 <= value <= _MAX_SAMPLES:
+            yield name, f"is {value}, must be 0 to {_MAX_SAMPLES}"
     if measurement.first_sample_unix_ns < 0:
         yield "first_sample_unix_ns", f"is {measurement.first_sample_unix_ns}, must be the UTC in ns since 1970"
     for name in ("center_frequency_hz", "sample_rate_hz"):
@@ -208,6 +217,14 @@ def _measurement_faults(measurement: Measurement) -> Iterable[tuple[str, str]]:
             )
         if estimate.validity not in Estimate.Validity.values():
             yield f"{name}.validity", f"is {estimate.validity}, which this version does not know"
+        for part in ("reason", "method"):
+            if _NUL in getattr(estimate, part):
+                yield f"{name}.{part}", "holds a NUL character, which no database takes in a text"
+    for names, limit, unit in ((DECIBEL_AGGREGATES, _MAX_DECIBELS, "dB"), (HERTZ_AGGREGATES, _MAX_HERTZ, "Hz")):
+        for name in names:
+            value = getattr(measurement, name).value
+            if limit < abs(value) < math.inf:
+                yield name, f"is {value}, must be within {limit:g} {unit} of 0: more can not be summed up"
 
 
 def _time_violations(field: str, time: Timestamp) -> list[FieldViolation]:

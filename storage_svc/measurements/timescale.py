@@ -56,12 +56,12 @@ class TimescaleMeasurements(SqlMeasurements[TimescaleConnection]):
         Raises:
             SettingsError: If the address of the database is none, or its password can not be read.
         """
+        self._settings = settings
+        self._address = DatabaseAddress(settings)
         writer = GroupWriter(
             self._transaction, max_wait_s=settings.batch_interval_s, max_row_count=settings.batch_row_count
         )
         super().__init__(load_queries("postgres"), writer)
-        self._settings = settings
-        self._address = DatabaseAddress(settings)
         self._pool: Pool | None = None
         self._opening: asyncio.Task[Pool] | None = None
 

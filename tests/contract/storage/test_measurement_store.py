@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import pytest
 
 from heimdall.common.v1.acquisition_pb2 import Acquisition
 from heimdall.common.v1.error_pb2 import ErrorReason
+from heimdall.common.v1.measurement_pb2 import Estimate
 from heimdall.common.v1.recording_pb2 import Recording
 from heimdall.errors import HeimdallError
 from storage_svc.ids import RecordingKey
 from storage_svc.measurements import MeasurementStore, RowFilter, WriteCounts
 from storage_svc.measurements.base import acquisition_cursor, measurement_cursor, recording_cursor
+from storage_svc.measurements.sql import SqlMeasurements
 from tests.contract.storage.messages import (
     EVERYTHING,
     SUMMARY,
@@ -160,3 +163,74 @@ async def test_concurrent_writes_are_all_stored(rows: MeasurementStore) -> None:
 
 async def test_ping(rows: MeasurementStore) -> None:
     await rows.ping()
+
+
+@pytest.mark.parametrize("scope", [SUMMARY, WINDOW])
+async def test_repeat_at_another_time_changes_nothing(rows: MeasurementStore, scope: Any) -> None:
+    first = measurement(scope=scope, first_sample_index=12_000)
+    later = measurement(scope=scope, first_sample_index=12_000, first_sample_unix_ns=T0_UNIX_NS + 3 * 3600 * 10**9)
+    earlier = measurement(scope=scope, first_sample_index=12_000, first_sample_unix_ns=T0_UNIX_NS - 1)
+    assert (await rows.write_measurements([first])).inserted == 1
+    assert (await rows.write_measurements([later, earlier])).inserted == 0
+    assert await rows.query_measurements(scope, EVERYTHING, None, 10) == [first]
+
+
+async def test_windows_differ_by_their_index_at_one_time(rows: MeasurementStore) -> None:
+    made = [measurement(scope=WINDOW, first_sample_index=index) for index in range(3)]
+    assert (await rows.write_measurements([*made, *made])).inserted == 3
+    assert await rows.query_measurements(WINDOW, EVERYTHING, None, 10) == made[::-1]
+
+
+async def test_of_concurrent_writes_of_the_same_rows_one_inserts(rows: MeasurementStore) -> None:
+    made = [measurement(), *(measurement(scope=WINDOW, first_sample_index=index) for index in range(4))]
+    counts = await asyncio.gather(*(rows.write_measurements(made) for _ in range(20)))
+    assert sum(count.inserted for count in counts) == len(made)
+    assert len(await rows.query_measurements(WINDOW, EVERYTHING, None, 100)) == 4
+
+
+@pytest.mark.parametrize("is_first", [True, False])
+async def test_measurements_know_their_recording(rows: SqlMeasurements[Any], is_first: bool) -> None:
+    key = "sessions/task-1/rx-1.sigmf-data"
+    made = [measurement(), measurement(scope=WINDOW), measurement("task-2"), measurement(receiver="rx-2")]
+    if is_first:
+        await rows.put_recording(recording())
+    await rows.write_measurements(made)
+    if not is_first:
+        await rows.put_recording(recording())
+    for table, others in (("measurements", 2), ("measurement_windows", 0)):
+        found = await rows._fetch(f"SELECT task_id, receiver_id, object_key, state FROM {table}", {})
+        known = [tuple(row.values()) for row in found if row["object_key"] is not None or row["state"] is not None]
+        assert known == [("task-1", "rx-1", key, "STORED")]
+        assert len(found) == 1 + others
+
+
+async def test_recording_that_is_being_written_is_not_told(rows: SqlMeasurements[Any]) -> None:
+    await rows.write_measurements([measurement()])
+    await rows.put_recording(recording(state=Recording.State.STATE_WRITING))
+    (row,) = await rows._fetch("SELECT object_key, state FROM measurements", {})
+    assert (row["object_key"], row["state"]) == (None, None)
+
+
+async def test_view_for_analysts_of_the_predecessor(rows: SqlMeasurements[Any]) -> None:
+    measured, limited = full_measurement(), measurement("task-2", center_frequency_hz=7.1e6)
+    measured.power_dbm.CopyFrom(Estimate(value=-80.5, validity=Estimate.Validity.VALIDITY_VALID))
+    limited.snr_db.CopyFrom(Estimate(value=-3.0, validity=Estimate.Validity.VALIDITY_UPPER_LIMIT))
+    measured.snr_db.CopyFrom(Estimate(value=31.5, validity=Estimate.Validity.VALIDITY_VALID))
+    await rows.write_measurements([measured, limited])
+    await rows.put_recording(recording())
+    first, second = (dict(row) for row in await rows._fetch("SELECT * FROM measurements_v0 ORDER BY frequency_mhz", {}))
+    times = [first.pop("timestamp_utc"), second.pop("timestamp_utc")]
+    assert times[0] == times[1]
+    assert str(times[0]).replace("T", " ").startswith("2023-11-14 22:13:20.123456")
+    assert first == {
+        "websdr_id": "rx-1",
+        "frequency_mhz": 0.0775,
+        "sample_rate_khz": 12.00025,
+        "samples_count": 60_000,
+        "snr_db": 31.5,
+        "frequency_offset_hz": 0.0,
+        "power_dbm": -80.5,
+        "s3_path": "s3://heimdall-raw-iq/sessions/task-1/rx-1.sigmf-data",
+    }
+    empty = ("snr_db", "frequency_offset_hz", "power_dbm", "s3_path")
+    assert (second["frequency_mhz"], [second[name] for name in empty]) == (7.1, [None] * 4)
