@@ -136,16 +136,12 @@ class TimescaleMeasurements(SqlMeasurements[TimescaleConnection]):
 
     @asynccontextmanager
     async def _connection(self) -> AsyncIterator[TimescaleConnection]:
-        """Lends a connection; the pool replaces one that broke."""
+        """Lends a connection; the pool replaces one that broke, or does not end what it was doing in time."""
         pool = await self._ready()
         async with asyncio.timeout(self._settings.connect_timeout_s + self._settings.statement_timeout_s):
             connection = await pool.acquire()
         try:
             yield TimescaleConnection(connection)
-        except (TimeoutError, asyncpg.InterfaceError, asyncpg.InternalClientError):
-            # Whatever it was doing, it is not waited for.
-            connection.terminate()
-            raise
         finally:
             await pool.release(connection, timeout=self._settings.connect_timeout_s)
 

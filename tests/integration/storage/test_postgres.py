@@ -246,7 +246,7 @@ async def test_slow_statements_are_given_up(settings: TimescaleSettings) -> None
 async def test_plain_postgres_says_once_what_is_missing(settings: TimescaleSettings) -> None:
     store = TimescaleMeasurements(settings)
     with capture_logs() as logs:
-        await asyncio.gather(*(store.ping() for _ in range(5)))
+        await asyncio.gather(*(store.get_acquisition("task-1") for _ in range(5)))
     await store.close()
     (line,) = [line for line in logs if line["log_level"] == "warning"]
     assert line["event"] == "timescaledb_missing"
@@ -264,6 +264,11 @@ async def test_database_of_a_later_version_is_refused(
     with pytest.raises(HeimdallError, match="has schema 99"):
         await other.ping()
     await other.close()
+
+
+async def test_of_many_who_migrate_at_once_one_does(settings: TimescaleSettings) -> None:
+    applied = await asyncio.gather(*(migrate(settings) for _ in range(8)))
+    assert sorted(applied) == [[]] * 7 + [MIGRATIONS]
 
 
 def test_two_processes_migrate_at_once(postgres: PostgresServer) -> None:
