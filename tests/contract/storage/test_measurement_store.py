@@ -15,6 +15,7 @@ from heimdall.errors import HeimdallError
 from storage_svc.ids import RecordingKey
 from storage_svc.measurements import MeasurementStore, RowFilter, WriteCounts
 from storage_svc.measurements.base import acquisition_cursor, measurement_cursor, recording_cursor
+from storage_svc.measurements.spooled import SpooledMeasurements
 from storage_svc.measurements.sql import SqlMeasurements
 from tests.contract.storage.messages import (
     EVERYTHING,
@@ -26,6 +27,13 @@ from tests.contract.storage.messages import (
     measurement,
     recording,
 )
+
+
+async def ask(rows: MeasurementStore, query: str) -> list[dict[str, Any]]:
+    """Returns the rows of a query that only SQL asks."""
+    store = rows._inner if isinstance(rows, SpooledMeasurements) else rows
+    assert isinstance(store, SqlMeasurements)
+    return [dict(row) for row in await store._fetch(query, {})]
 
 
 async def test_measurement_comes_back_as_it_was(rows: MeasurementStore) -> None:
@@ -189,7 +197,7 @@ async def test_of_concurrent_writes_of_the_same_rows_one_inserts(rows: Measureme
 
 
 @pytest.mark.parametrize("is_first", [True, False])
-async def test_measurements_know_their_recording(rows: SqlMeasurements[Any], is_first: bool) -> None:
+async def test_measurements_know_their_recording(rows: MeasurementStore, is_first: bool) -> None:
     key = "sessions/task-1/rx-1.sigmf-data"
     made = [measurement(), measurement(scope=WINDOW), measurement("task-2"), measurement(receiver="rx-2")]
     if is_first:
@@ -198,27 +206,27 @@ async def test_measurements_know_their_recording(rows: SqlMeasurements[Any], is_
     if not is_first:
         await rows.put_recording(recording())
     for table, others in (("measurements", 2), ("measurement_windows", 0)):
-        found = await rows._fetch(f"SELECT task_id, receiver_id, object_key, state FROM {table}", {})
+        found = await ask(rows, f"SELECT task_id, receiver_id, object_key, state FROM {table}")
         known = [tuple(row.values()) for row in found if row["object_key"] is not None or row["state"] is not None]
         assert known == [("task-1", "rx-1", key, "STORED")]
         assert len(found) == 1 + others
 
 
-async def test_recording_that_is_being_written_is_not_told(rows: SqlMeasurements[Any]) -> None:
+async def test_recording_that_is_being_written_is_not_told(rows: MeasurementStore) -> None:
     await rows.write_measurements([measurement()])
     await rows.put_recording(recording(state=Recording.State.STATE_WRITING))
-    (row,) = await rows._fetch("SELECT object_key, state FROM measurements", {})
+    (row,) = await ask(rows, "SELECT object_key, state FROM measurements")
     assert (row["object_key"], row["state"]) == (None, None)
 
 
-async def test_view_for_analysts_of_the_predecessor(rows: SqlMeasurements[Any]) -> None:
+async def test_view_for_analysts_of_the_predecessor(rows: MeasurementStore) -> None:
     measured, limited = full_measurement(), measurement("task-2", center_frequency_hz=7.1e6)
     measured.power_dbm.CopyFrom(Estimate(value=-80.5, validity=Estimate.Validity.VALIDITY_VALID))
     limited.snr_db.CopyFrom(Estimate(value=-3.0, validity=Estimate.Validity.VALIDITY_UPPER_LIMIT))
     measured.snr_db.CopyFrom(Estimate(value=31.5, validity=Estimate.Validity.VALIDITY_VALID))
     await rows.write_measurements([measured, limited])
     await rows.put_recording(recording())
-    first, second = (dict(row) for row in await rows._fetch("SELECT * FROM measurements_v0 ORDER BY frequency_mhz", {}))
+    first, second = await ask(rows, "SELECT * FROM measurements_v0 ORDER BY frequency_mhz")
     times = [first.pop("timestamp_utc"), second.pop("timestamp_utc")]
     assert times[0] == times[1]
     assert str(times[0]).replace("T", " ").startswith("2023-11-14 22:13:20.123456")
