@@ -7,7 +7,7 @@ import io
 import math
 import ssl
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from datetime import timedelta
 from pathlib import Path
 from typing import Final, TypeVar
@@ -123,12 +123,8 @@ class MinioObjects:
             upload.give_up()
         for executor in (self._uploaders, self._calls):
             executor.shutdown(wait=False, cancel_futures=True)
-        running = [asyncio.wrap_future(task) for task in self._uploads if not task.done()]
-        if running:
-            await asyncio.wait(running, timeout=_CLOSE_TIMEOUT_S)
-            for future in running:
-                # A result that came too late is nobody's any more.
-                future.cancel() if not future.done() else future.exception()
+        await asyncio.to_thread(wait, list(self._uploads), _CLOSE_TIMEOUT_S)
+        self._connections.clear()
 
     async def _call(self, what: str, key: str, work: Callable[[], T]) -> T:
         return await self._outcome(what, key, self._calls.submit(work))

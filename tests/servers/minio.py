@@ -99,15 +99,15 @@ class MinioServer:
 
     def freeze(self) -> None:
         """Lets the server stand still: it takes connections and does not answer."""
-        self._signal(signal.SIGSTOP)
+        assert self._process is not None
+        self._process.send_signal(signal.SIGSTOP)
+        # Its threads stop one after the other, and one that still runs may answer.
+        os.waitid(os.P_PID, self._process.pid, os.WSTOPPED)
 
     def thaw(self) -> None:
         """Lets a frozen server go on."""
-        self._signal(signal.SIGCONT)
-
-    def _signal(self, number: signal.Signals) -> None:
         assert self._process is not None
-        self._process.send_signal(number)
+        self._process.send_signal(signal.SIGCONT)
 
     def _is_ready(self) -> bool:
         """Returns whether it answers as a store; its health says so before it knows its users."""

@@ -7,7 +7,7 @@ import hashlib
 import random
 import threading
 import time
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from heimdall.errors import HeimdallError
 from heimdall.runtime.settings import MinioSettings, SettingsError
 from storage_svc.objects import ObjectNotFoundError
 from storage_svc.objects.minio import MinioObjects
+from storage_svc.objects.upload import CheckedFile
 from tests.e2e.faults.bench import until
 from tests.servers.minio import MinioServer, minio_server
 
@@ -83,7 +84,7 @@ async def test_damaged_file_becomes_no_object(minio: MinioServer, tmp_path: Path
         content[size_bytes // 3] ^= 1
     path.write_bytes({"flipped": content, "cut": content[:-1], "longer": content + b"x"}[damage])
     bucket = f"damaged-{size_bytes}-{damage}"
-    threads = threading.active_count()
+    threads = all_threads()
     async with objects_of(minio, bucket) as objects:
         await objects.ping()
         with pytest.raises(HeimdallError, match=checksum) as caught:
@@ -91,7 +92,7 @@ async def test_damaged_file_becomes_no_object(minio: MinioServer, tmp_path: Path
         assert caught.value.reason == ErrorReason.ERROR_REASON_CHECKSUM_MISMATCH
         assert names_in(minio, bucket) == []
         assert unfinished_uploads(minio, bucket) == 0
-        await until(lambda: threading.active_count() <= threads + 2)
+        await until(lambda: all_threads() <= threads + 2)
         spool_file(tmp_path, size_bytes)
         await objects.put_file(KEY, path, data_sha512=checksum)
         assert await objects.size_bytes(KEY) == size_bytes
@@ -220,9 +221,14 @@ def upload_threads() -> int:
     return sum(thread.name.startswith("upload") for thread in threading.enumerate())
 
 
+def all_threads() -> int:
+    """Returns the number of threads but for those of the event loop, which stay."""
+    return sum(not thread.name.startswith("asyncio") for thread in threading.enumerate())
+
+
 async def test_upload_that_is_cancelled_leaves_nothing(minio: MinioServer, tmp_path: Path) -> None:
     path, checksum = spool_file(tmp_path, 40 * PART_BYTES)
-    threads = threading.active_count()
+    threads = all_threads()
     async with objects_of(minio, "cancelled", upload_count=1) as objects:
         await objects.ping()
         upload = asyncio.create_task(objects.put_file(KEY, path, data_sha512=checksum))
@@ -235,7 +241,7 @@ async def test_upload_that_is_cancelled_leaves_nothing(minio: MinioServer, tmp_p
         await objects.put_file("sessions/t/small", small, data_sha512=small_checksum)
         assert names_in(minio, "cancelled") == ["sessions/t/small"]
         assert unfinished_uploads(minio, "cancelled") == 0
-    await until(lambda: threading.active_count() <= threads)
+    await until(lambda: all_threads() <= threads)
 
 
 async def test_closing_gives_up_what_is_under_way(minio: MinioServer, tmp_path: Path) -> None:
@@ -293,19 +299,59 @@ async def test_credentials_may_be_in_files(minio: MinioServer, tmp_path: Path) -
     await objects.close()
 
 
-async def test_answers_of_what_is_no_object_store_are_told() -> None:
-    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await reader.readuntil(b"\r\n\r\n")
-        writer.write(b"HTTP/1.1 502 Bad Gateway\r\nContent-Type: text/html\r\nContent-Length: 5\r\n\r\n<h1>\xff")
+@asynccontextmanager
+async def pretender(answer: Callable[[str], bytes]) -> AsyncIterator[MinioObjects]:
+    """Runs a server that answers as it is told to, given the first line of a request; yields a client of it."""
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
+        length = next((line for line in head.split("\r\n") if line.lower().startswith("content-length:")), ":0")
+        await reader.readexactly(int(length.split(":")[1]))
+        writer.write(answer(head.partition("\r\n")[0]).replace(b"\r\n", b"\r\nConnection: close\r\n", 1))
         await writer.drain()
         writer.close()
 
-    server = await asyncio.start_server(answer, "127.0.0.1", 0)
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
     port = server.sockets[0].getsockname()[1]
-    settings = MinioSettings.model_validate(
-        {"endpoint": f"http://127.0.0.1:{port}", "access_key": "a", "secret_key": "b", "timeout_s": 5}
-    )
-    objects = MinioObjects(settings)
+    settings = {"endpoint": f"http://127.0.0.1:{port}", "access_key": "a", "secret_key": "b", "timeout_s": 5}
+    objects = MinioObjects(MinioSettings.model_validate(settings))
     async with server:
+        yield objects
+        await objects.close()
+
+
+async def test_answers_of_what_is_no_object_store_are_told() -> None:
+    answer = b"HTTP/1.1 502 Bad Gateway\r\nContent-Type: text/html\r\nContent-Length: 5\r\n\r\n<h1>\xff"
+    async with pretender(lambda _: answer) as objects:
         assert "could not write to bucket heimdall-raw-iq" in await told(objects.ping())
-    await objects.close()
+    answer = b"HTTP/1.1 400 Bad\r\nContent-Type: application/xml\r\nContent-Length: 5\r\n\r\n<h1>x"
+    async with pretender(lambda _: answer) as objects:
+        assert "minio.endpoint does not answer as an object store does" in await told(objects.ping())
+
+
+async def test_store_that_has_less_than_it_took_is_told(tmp_path: Path) -> None:
+    path, checksum = spool_file(tmp_path, 1000)
+    was_put = False
+
+    def answer(line: str) -> bytes:
+        nonlocal was_put
+        if line.startswith("HEAD") and not was_put:
+            return b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n"
+        was_put = True
+        return b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % (999 if line.startswith("HEAD") else 0)
+
+    async with pretender(answer) as objects:
+        text = await told(objects.put_file(KEY, path, data_sha512=checksum))
+    assert "took 1000 bytes" in text
+    assert "has 999" in text
+
+
+def test_file_is_not_read_on_for_a_store_that_refuses_it(tmp_path: Path) -> None:
+    path, checksum = spool_file(tmp_path, 1000)
+    with path.open("rb") as file:
+        checked = CheckedFile(file, 1000, checksum, threading.Event())
+        assert checked.read(400) == path.read_bytes()[:400]
+        checked.refused = True
+        assert checked.read(400) == bytes(400)
+        assert file.tell() == 400
+    assert checked.failure is None
