@@ -14,7 +14,7 @@ import aiosqlite
 import structlog
 
 from heimdall.timing import utc_text
-from storage_svc.measurements.sqlite_failures import ADVICE
+from storage_svc.measurements.sqlite_failures import ADVICE, primary_code
 from storage_svc.sql_files import Migration, load_migrations
 
 _log = structlog.get_logger(__name__)
@@ -57,6 +57,8 @@ async def connect(path: Path) -> aiosqlite.Connection:
             await connection.close()
             raise
     except sqlite3.Error as error:
+        if primary_code(error) == sqlite3.SQLITE_CORRUPT:
+            raise DatabaseUnusableError(f"{path}: is damaged: {error}; {ADVICE}") from error
         raise DatabaseUnusableError(f"{path}: can not be used as the database: {error}") from error
     return connection
 
