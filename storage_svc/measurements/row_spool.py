@@ -257,6 +257,8 @@ class RowSpool:
         connection = await connect(self._path)
         try:
             await connection.execute("VACUUM")
+            # Until then it is the write-ahead log that is short.
+            await connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         except sqlite3.Error as error:
             raise self._failures.meaning(error, "be shortened") from error
         finally:

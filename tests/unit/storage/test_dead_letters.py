@@ -7,6 +7,7 @@ import json
 import sqlite3
 import subprocess
 import sys
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -25,13 +26,15 @@ def letter(kind: Kind, receiver_id: str, message: bytes, detail: str) -> DeadLet
 
 
 @pytest.fixture
-async def spool(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RowSpool:
+async def spool(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[RowSpool]:
     monkeypatch.setenv("HEIMDALL_STORAGE_DATA_DIR", str(tmp_path))
     spool = await RowSpool.open(tmp_path / ROW_SPOOL, 1 << 30)
     good = letter(Kind.RECORDING, "rx-1", RECORDING.SerializeToString(), "it does not fit")
     await spool.remove([], [good, letter(Kind.ACQUISITION, "", b"\xff\xff", "nor does this")])
     await spool.close()
-    return await RowSpool.open(tmp_path / ROW_SPOOL, 1 << 30)
+    spool = await RowSpool.open(tmp_path / ROW_SPOOL, 1 << 30)
+    yield spool
+    await spool.close()
 
 
 async def run(*arguments: str) -> Result:
@@ -46,7 +49,6 @@ async def test_list_shows_each_on_a_line(spool: RowSpool) -> None:
         ["1", "2023-11-14T22:13:20.123Z", "1", "recording", "task-1", "rx-1", "WHY", "it does not fit"],
         ["2", "2023-11-14T22:13:20.123Z", "1", "acquisition", "task-1", "-", "WHY", "nor does this"],
     ]
-    await spool.close()
 
 
 async def test_list_as_json_has_the_rows(spool: RowSpool) -> None:
@@ -64,7 +66,6 @@ async def test_list_as_json_has_the_rows(spool: RowSpool) -> None:
         "message": {"acquisitionId": "task-1", "receiverId": "rx-1", "sampleCount": "5"},
     }
     assert "message" not in second
-    await spool.close()
 
 
 async def test_retried_ones_wait_again_and_a_running_service_sees_it(spool: RowSpool) -> None:
@@ -77,7 +78,6 @@ async def test_retried_ones_wait_again_and_a_running_service_sees_it(spool: RowS
     assert (found.entry.kind, found.entry.receiver_id) == (Kind.RECORDING, "rx-1")
     assert Recording.FromString(found.entry.message) == RECORDING
     assert found.entry.accepted_unix_ns == REFUSED_UNIX_NS - 10**9
-    await spool.close()
 
 
 async def test_dropped_ones_are_gone(spool: RowSpool) -> None:
@@ -85,7 +85,6 @@ async def test_dropped_ones_are_gone(spool: RowSpool) -> None:
     assert (done.exit_code, done.output) == (0, "dropped dead letters: 2\n")
     await spool.refresh()
     assert (spool.waiting_count, spool.dead_letter_count) == (0, 0)
-    await spool.close()
 
 
 @pytest.mark.parametrize("command", ["retry", "drop"])
@@ -94,11 +93,9 @@ async def test_of_one_that_is_not_there_nothing_is_changed(spool: RowSpool, comm
     assert (refused.exit_code, refused.output) == (1, "error: there is no dead letter 7, 8; nothing was changed\n")
     await spool.refresh()
     assert (spool.waiting_count, spool.dead_letter_count) == (0, 2)
-    await spool.close()
 
 
 async def test_file_of_another_version_is_left_alone(spool: RowSpool, tmp_path: Path) -> None:
-    await spool.close()
     file = sqlite3.connect(tmp_path / ROW_SPOOL)
     file.execute("PRAGMA user_version = 9")
     file.close()
@@ -124,7 +121,6 @@ async def test_without_a_file_there_are_none(tmp_path: Path, monkeypatch: pytest
     ],
 )
 async def test_command_line(spool: RowSpool, arguments: list[str], status: int, said: str) -> None:
-    await spool.close()
     command = [sys.executable, "-m", "heimdall.cli", "dead-letters", *arguments]
     ended = await asyncio.to_thread(subprocess.run, command, capture_output=True, text=True, check=False)
     assert ended.returncode == status

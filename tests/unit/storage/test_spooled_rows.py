@@ -191,6 +191,9 @@ async def test_measurements_of_several_acquisitions_wait_for_each(tmp_path: Path
         inner.is_away = True
         mixed = [window(0), window(0, task="task-2"), window(1)]
         assert await rows.write_measurements(mixed) == WriteCounts(0, 3)
+        for task_id in ("task-1", "task-2"):
+            refused = await refusal_of(rows.query_measurements(WINDOW, RowFilter(task_id=task_id), None, 10))
+            assert refused.metadata["waiting_count"] == "3"
         inner.is_away = False
         await up(rows)
         assert await indices(rows) == [0, 0, 1]
@@ -285,12 +288,12 @@ async def test_what_the_database_refuses_holds_up_nothing(tmp_path: Path) -> Non
             assert await rows.get_recording(KEY) == recording(Recording.STATE_STORED)
             assert await rows.get_acquisition("task-1") == acquisition(5)
     file = sqlite3.connect(tmp_path / ROW_SPOOL)
-    query = "SELECT kind, row_count, reason, detail, message FROM dead_letters ORDER BY number"
+    query = "SELECT kind, receiver_id, row_count, reason, detail, message FROM dead_letters ORDER BY number"
     (kind, *facts, message), (*conflict, detail, _) = file.execute(query)
     file.close()
-    assert (kind, *facts) == ("measurements", 1, "INTERNAL", "LookupError: no such column")
+    assert (kind, *facts) == ("measurements", "rx-1", 1, "INTERNAL", "LookupError: no such column")
     assert list(WriteMeasurementsRequest.FromString(message).measurements) == [window(2)]
-    assert conflict == ["acquisition", 1, "REVISION_CONFLICT"]
+    assert conflict == ["acquisition", "", 1, "REVISION_CONFLICT"]
     assert "is stored at revision 5" in detail
     told = [line for line in logs if line["event"].startswith("dead_letter")]
     assert [(line["event"], line.get("reason"), line.get("count")) for line in told] == [
@@ -402,6 +405,21 @@ async def test_full_spool_refuses_writes_until_the_database_is_back(tmp_path: Pa
             found = await rows.query_measurements(WINDOW, selected, None, accepted)
             assert len(found) == accepted - first
         assert await rows.write_measurements([window(accepted)]) == WriteCounts(1, 0)
+
+
+async def test_room_of_what_was_replayed_is_given_back(tmp_path: Path) -> None:
+    async with rows_in(tmp_path) as (rows, inner):
+        inner.is_away = True
+        for index in range(90):
+            large = window(index)
+            large.spectrum.power_dbfs_per_hz.extend([float(index)] * 16_000)
+            await rows.write_measurements([large])
+        inner.is_away = False
+        await up(rows)
+        assert await indices(rows) == list(range(90))
+        async with asyncio.timeout(10):
+            while (tmp_path / ROW_SPOOL).stat().st_size > 1024 * 1024:  # noqa: ASYNC110 (nothing announces it here)
+                await asyncio.sleep(0.01)
 
 
 async def test_refusal_of_a_database_that_is_there_goes_to_the_caller(tmp_path: Path) -> None:
