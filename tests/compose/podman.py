@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import string
 import subprocess
 import sys
@@ -82,6 +83,8 @@ def podman() -> Iterator[Podman]:
         "TMPDIR": str(folder / "scratch"),
     }
     running = Podman(folder, environment)
+    # Who ends the test, as a CI does at its limit, leaves no containers either.
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         yield running
         left = running.run("ps", "--all", "--quiet").split()
@@ -93,6 +96,7 @@ def podman() -> Iterator[Podman]:
         while (processes := _processes_of(folder)) and time.monotonic() < ended:
             time.sleep(0.1)
         shutil.rmtree(folder)
+        signal.signal(signal.SIGTERM, before)
     assert not processes, f"processes were left: {processes}"
 
 
