@@ -84,6 +84,28 @@ async def test_rows_of_many_writers_come_together(store: TimescaleMeasurements) 
     assert await ask(store, "SELECT count(DISTINCT CAST(xmin AS text)) FROM measurement_windows") <= 8
 
 
+async def test_of_two_services_one_changes_an_acquisition(settings: TimescaleSettings) -> None:
+    stores = [TimescaleMeasurements(settings) for _ in range(2)]
+    for store in stores:
+        await store.ping()
+    for turn in range(20):
+        results = await asyncio.gather(
+            *(
+                store.put_acquisition(acquisition(revision=turn + 1, request_id=f"w{number}"), turn)
+                for number, store in enumerate(stores)
+            ),
+            return_exceptions=True,
+        )
+        (conflict,) = [result for result in results if result is not False]
+        assert isinstance(conflict, HeimdallError)
+        assert conflict.metadata["stored_revision"] == str(turn + 1)
+        winner = await stores[0].get_acquisition("task-1")
+        assert winner is not None
+        assert winner.request_id == f"w{results.index(False)}"
+    for store in stores:
+        await store.close()
+
+
 async def test_lone_write_is_not_held_up(settings: TimescaleSettings) -> None:
     store = TimescaleMeasurements(settings.model_copy(update={"batch_interval_s": 10.0}))
     await store.ping()
