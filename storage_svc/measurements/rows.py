@@ -6,7 +6,6 @@ import json
 import math
 from collections.abc import Callable, Mapping
 from functools import lru_cache
-from operator import attrgetter
 from typing import Any, Final
 
 from heimdall.common.v1.acquisition_pb2 import Acquisition
@@ -41,8 +40,6 @@ MEASUREMENT_COLUMNS: Final = (
     "time_source",
 )
 """Columns that a measurement brings; object_key and state come from its recording."""
-_estimates = attrgetter(*ESTIMATES)
-_parts = attrgetter("value", "sigma", "validity", "reason", "method")
 _TIME_SOURCES: Final = {number: name.removeprefix("TIME_SOURCE_") for name, number in TimeSource.items()}
 _VALIDITIES: Final = {number: name.removeprefix("VALIDITY_") for name, number in Estimate.Validity.items()}
 DECIBEL_AGGREGATES: Final = ("power_dbfs", "power_dbm", "noise_dbfs_per_hz", "snr_db")
@@ -75,13 +72,16 @@ def measurement_row(measurement: Measurement, time: Callable[[int], object]) -> 
         "time_source": _TIME_SOURCES[measurement.time_source],
     }
     details = []
-    for name, estimate in zip(ESTIMATES, _estimates(measurement), strict=True):
-        value, sigma, validity, reason, method = _parts(estimate)
+    for name in ESTIMATES:
+        if not measurement.HasField(name):  # type: ignore[arg-type]  # a name from the descriptor
+            row[name] = None
+            continue
+        estimate: Estimate = getattr(measurement, name)
+        value, sigma = estimate.value, estimate.sigma
         row[name] = value if value or estimate.HasField("value") else None
-        if validity or measurement.HasField(name):  # type: ignore[arg-type]  # a name from the descriptor
-            detail = _detail(name, validity, reason, method)
-            has_sigma = sigma or estimate.HasField("sigma")
-            details.append(f'{detail},"sigma":{sigma!r}}}' if has_sigma else detail + "}")
+        detail = _detail(name, estimate.validity, estimate.reason, estimate.method)
+        has_sigma = sigma or estimate.HasField("sigma")
+        details.append(f'{detail},"sigma":{sigma!r}}}' if has_sigma else detail + "}")
     offset = measurement.frequency_offset_hz
     row["frequency_offset_sigma_hz"] = offset.sigma if offset.HasField("sigma") else None
     row["estimate_details"] = f"{{{','.join(details)}}}"
