@@ -206,6 +206,7 @@ def _server_settings(statement_timeout_s: float) -> dict[str, str]:
     }
 
 
+_SUMMARY: Final = MeasurementScope.MEASUREMENT_SCOPE_SUMMARY
 _row_values = itemgetter(*MEASUREMENT_COLUMNS)
 
 
@@ -215,7 +216,7 @@ def _rows(measurements: Sequence[Measurement]) -> dict[str, _Rows]:
     for measurement in measurements:
         row = _row_values(measurement_row(measurement, TimescaleMeasurements.time))
         key = (measurement.acquisition_id, measurement.receiver_id)
-        if measurement.scope == MeasurementScope.MEASUREMENT_SCOPE_SUMMARY:
+        if measurement.scope == _SUMMARY:
             rows["insert_summary"].setdefault(key, row)
         else:
             rows["insert_window"].setdefault((*key, measurement.first_sample_index), row)
