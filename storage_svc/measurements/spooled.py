@@ -27,8 +27,10 @@ T = TypeVar("T")
 _log = structlog.get_logger(__name__)
 
 _AWAY: Final = ErrorReason.ERROR_REASON_BACKEND_UNAVAILABLE
-_PATIENCE_S: Final = 5.0
+_WRITE_PATIENCE_S: Final = 5.0
 """How long a write waits for the database before its rows wait on disk: half of what callers give us."""
+_LOOK_UP_PATIENCE_S: Final = 3.0
+"""How long the look for one recording or acquisition may take: somebody who wants to write samples waits for it."""
 _FIRST_PAUSE_S: Final = 0.5
 _LONGEST_PAUSE_S: Final = 10.0
 _LOG_INTERVAL_S: Final = 60.0
@@ -108,7 +110,9 @@ class SpooledMeasurements:
     async def get_recording(self, key: RecordingKey) -> Recording | None:
         """Returns a recording as it was put last; None if there is none."""
         waiting = await self._newest(Kind.RECORDING, key.task_id, key.receiver_id)
-        return await self._inner.get_recording(key) if waiting is None else Recording.FromString(waiting)
+        if waiting is None:
+            return await self._answer(self._inner.get_recording(key), _LOOK_UP_PATIENCE_S)
+        return Recording.FromString(waiting)
 
     async def list_recordings(self, selected: RowFilter, after: Cursor | None, limit: int) -> list[Recording]:
         """Returns recordings, newest window first; not while some wait that might be among them."""
@@ -143,7 +147,7 @@ class SpooledMeasurements:
         """Returns an acquisition as it was put last; None if there is none."""
         waiting = await self._newest(Kind.ACQUISITION, acquisition_id, "")
         if waiting is None:
-            return await self._inner.get_acquisition(acquisition_id)
+            return await self._answer(self._inner.get_acquisition(acquisition_id), _LOOK_UP_PATIENCE_S)
         return PutAcquisitionRequest.FromString(waiting).acquisition
 
     async def list_acquisitions(
@@ -181,35 +185,43 @@ class SpooledMeasurements:
     async def _write_either(self, store: Callable[[], Awaitable[T]], wait: Callable[[], Awaitable[T]]) -> T:
         cause = ""
         if not self._spool.waiting_count:
-            attempt = asyncio.ensure_future(store())
-            self._attempts.add(attempt)
-            done, _ = await asyncio.wait({attempt}, timeout=_PATIENCE_S)
-            if done:
-                self._attempts.discard(attempt)
-                try:
-                    return attempt.result()
-                except HeimdallError as error:
-                    if error.reason != _AWAY:
-                        raise
-                    cause = error.message
-            else:
-                # It may still succeed; then the replay changes nothing. If it is refused, so is the replay.
-                attempt.add_done_callback(self._attempt_done)
-                cause = f"no answer within {_PATIENCE_S:g} s"
+            try:
+                # If it still succeeds later, the replay changes nothing. If it is refused, so is the replay.
+                return await self._answer(store(), _WRITE_PATIENCE_S)
+            except HeimdallError as error:
+                if error.reason != _AWAY:
+                    raise
+                cause = error.message
         answer = await wait()
         self._take_note()
         self._tell_waiting(cause)
         return answer
 
+    async def _answer(self, call: Awaitable[T], patience_s: float) -> T:
+        """Returns what the database answers in time; a call that takes longer is left to end by itself.
+
+        Raises:
+            HeimdallError: What the call raises, or BACKEND_UNAVAILABLE.
+        """
+        attempt = asyncio.ensure_future(call)
+        self._attempts.add(attempt)
+        attempt.add_done_callback(self._attempts.discard)
+        try:
+            await asyncio.wait({attempt}, timeout=patience_s)
+        finally:
+            # Nobody else looks at it then.
+            if not attempt.done():
+                attempt.add_done_callback(_log_late)
+        if attempt.done():
+            return attempt.result()
+        raise HeimdallError(
+            _AWAY, f"the database gave no answer within {patience_s:g} s", metadata={"backend": "measurements"}
+        )
+
     def _job_done(self, job: asyncio.Future[Any]) -> None:
         self._jobs.discard(job)
         if not job.cancelled() and not isinstance(error := job.exception(), HeimdallError | None):
             _log.error("row_write_crashed", exc_info=error)
-
-    def _attempt_done(self, attempt: asyncio.Future[Any]) -> None:
-        self._attempts.discard(attempt)
-        failure = None if attempt.cancelled() else attempt.exception()
-        _log.info("late_answer", failure="" if failure is None else str(failure))
 
     async def _newest(self, kind: Kind, task_id: str, receiver_id: str) -> bytes | None:
         return await self._spool.newest(kind, task_id, receiver_id) if self._spool.waiting_count else None
@@ -332,6 +344,11 @@ class SpooledMeasurements:
         else:
             rows = [row for entry in entries for row in WriteMeasurementsRequest.FromString(entry.message).measurements]
             await self._inner.write_measurements(rows)
+
+
+def _log_late(attempt: asyncio.Future[Any]) -> None:
+    failure = None if attempt.cancelled() else attempt.exception()
+    _log.info("late_answer", failure="" if failure is None else str(failure))
 
 
 async def _refusal(writing: Coroutine[Any, Any, None]) -> HeimdallError | None:

@@ -280,6 +280,9 @@ async def test_slow_database_is_waited_for_and_one_that_is_too_slow_is_away(
         # One that stands still does not even end the statement.
         postgres.freeze()
         try:
+            # Nor does anybody wait for it who brings samples.
+            stored = await write(storage.stub, [segment(), block(0)], end_at(BLOCK))
+            assert stored.state == Recording.STATE_STORED
             assert await caller.write() == (0, 3)
             assert await caller.write() == (0, 3)
             await check_told(storage, caller)

@@ -334,7 +334,7 @@ async def test_repeat_of_what_the_database_has_already_is_no_dead_letter(tmp_pat
 async def test_hanging_database_counts_as_away_and_its_late_answer_changes_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(spooled, "_PATIENCE_S", 0.05)
+    monkeypatch.setattr(spooled, "_WRITE_PATIENCE_S", 0.05)
     async with rows_in(tmp_path) as (rows, inner):
         inner.answering.clear()
         async with asyncio.timeout(10):
@@ -348,8 +348,22 @@ async def test_hanging_database_counts_as_away_and_its_late_answer_changes_nothi
         assert rows._spool.dead_letter_count == 0
 
 
+async def test_look_for_one_row_does_not_hang_with_the_database(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(spooled, "_LOOK_UP_PATIENCE_S", 0.05)
+    async with rows_in(tmp_path) as (rows, inner):
+        inner.answering.clear()
+        async with asyncio.timeout(10):
+            for look in (rows.get_recording(KEY), rows.get_acquisition("task-1")):
+                refused = await refusal_of(look)
+                assert (refused.reason, refused.message) == (AWAY, "the database gave no answer within 0.05 s")
+        inner.answering.set()
+        assert await rows.get_recording(KEY) is None
+
+
 async def test_replay_waits_for_what_was_written_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(spooled, "_PATIENCE_S", 0.05)
+    monkeypatch.setattr(spooled, "_WRITE_PATIENCE_S", 0.05)
     async with rows_in(tmp_path) as (rows, inner):
         inner.answering.clear()
         await rows.put_recording(recording(Recording.STATE_WRITING))
@@ -371,7 +385,7 @@ async def test_replay_waits_for_what_was_written_before(tmp_path: Path, monkeypa
 async def test_caller_that_does_not_wait_for_a_hanging_database_is_written_all_the_same(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(spooled, "_PATIENCE_S", 0.2)
+    monkeypatch.setattr(spooled, "_WRITE_PATIENCE_S", 0.2)
     async with rows_in(tmp_path) as (rows, inner):
         inner.answering.clear()
         with pytest.raises(TimeoutError):
