@@ -173,6 +173,30 @@ async def test_rows_wait_and_follow_in_order_and_once(tmp_path: Path) -> None:
         assert await rows.write_measurements([window(3)]) == WriteCounts(1, 0)
 
 
+async def test_rows_that_could_not_be_removed_are_fed_again_and_change_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    remove, failures = RowSpool.remove, 3
+
+    async def failing(spool: RowSpool, *arguments: Any) -> None:
+        nonlocal failures
+        if failures:
+            failures -= 1
+            raise HeimdallError(ErrorReason.ERROR_REASON_SPOOL_FULL, "the disk is full")
+        await remove(spool, *arguments)
+
+    monkeypatch.setattr(RowSpool, "remove", failing)
+    async with rows_in(tmp_path) as (rows, inner):
+        inner.is_away = True
+        await rows.put_acquisition(acquisition(1), 0)
+        await rows.write_measurements([window(0), window(1)])
+        inner.is_away = False
+        await up(rows)
+        assert inner.taken == [acquisition(1)] * 4 + [[window(0), window(1)]]
+        assert rows._spool.dead_letter_count == 0
+        assert await indices(rows) == [0, 1]
+
+
 async def test_rows_of_before_a_restart_go_before_those_after_it(tmp_path: Path) -> None:
     async with rows_in(tmp_path) as (rows, inner):
         inner.is_away = True
