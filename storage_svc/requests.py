@@ -11,6 +11,7 @@ from heimdall.common.v1.acquisition_pb2 import Acquisition
 from heimdall.common.v1.iq_pb2 import EndReason, TimeSource
 from heimdall.common.v1.measurement_pb2 import Estimate, Measurement, MeasurementScope
 from heimdall.errors import FieldViolation, InvalidFieldsError
+from heimdall.estimates import ESTIMATES
 from heimdall.ids import is_id
 from heimdall.storage.v1.storage_pb2 import (
     AggregateMeasurementsRequest,
@@ -22,7 +23,7 @@ from heimdall.storage.v1.storage_pb2 import (
 )
 from storage_svc.ids import id_violations
 from storage_svc.measurements import RowFilter
-from storage_svc.measurements.rows import DECIBEL_AGGREGATES, ESTIMATES, HERTZ_AGGREGATES
+from storage_svc.measurements.rows import DECIBEL_AGGREGATES, HERTZ_AGGREGATES
 
 MAX_MEASUREMENTS = 1000
 

@@ -5,21 +5,14 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Mapping
-from functools import lru_cache
 from typing import Any, Final
 
 from heimdall.common.v1.acquisition_pb2 import Acquisition
 from heimdall.common.v1.iq_pb2 import TimeSource
 from heimdall.common.v1.measurement_pb2 import Estimate, Measurement, MeasurementProducts, MeasurementScope, Spectrum
 from heimdall.common.v1.recording_pb2 import Recording
+from heimdall.estimates import ESTIMATES, estimate_detail
 from heimdall.storage.v1.storage_pb2 import AggregatedQuantity, MeasurementAggregate
-
-ESTIMATES: Final = tuple(
-    field.name
-    for field in Measurement.DESCRIPTOR.fields
-    if field.message_type is not None and field.message_type.full_name == Estimate.DESCRIPTOR.full_name
-)
-"""Fields of a measurement that are estimates; their columns have the same names."""
 
 MEASUREMENT_COLUMNS: Final = (
     "time",
@@ -41,7 +34,6 @@ MEASUREMENT_COLUMNS: Final = (
 )
 """Columns that a measurement brings; object_key and state come from its recording."""
 _TIME_SOURCES: Final = {number: name.removeprefix("TIME_SOURCE_") for name, number in TimeSource.items()}
-_VALIDITIES: Final = {number: name.removeprefix("VALIDITY_") for name, number in Estimate.Validity.items()}
 DECIBEL_AGGREGATES: Final = ("power_dbfs", "power_dbm", "noise_dbfs_per_hz", "snr_db")
 """Quantities in decibels that are aggregated; their mean is that of the ratios."""
 HERTZ_AGGREGATES: Final = ("frequency_offset_hz", "occupied_bandwidth_hz")
@@ -77,11 +69,9 @@ def measurement_row(measurement: Measurement, time: Callable[[int], object]) -> 
             row[name] = None
             continue
         estimate: Estimate = getattr(measurement, name)
-        value, sigma = estimate.value, estimate.sigma
+        value = estimate.value
         row[name] = value if value or estimate.HasField("value") else None
-        detail = _detail(name, estimate.validity, estimate.reason, estimate.method)
-        has_sigma = sigma or estimate.HasField("sigma")
-        details.append(f'{detail},"sigma":{sigma!r}}}' if has_sigma else detail + "}")
+        details.append(estimate_detail(name, estimate))
     offset = measurement.frequency_offset_hz
     row["frequency_offset_sigma_hz"] = offset.sigma if offset.HasField("sigma") else None
     row["estimate_details"] = f"{{{','.join(details)}}}"
@@ -179,14 +169,3 @@ def acquisition_row(acquisition: Acquisition, time: Callable[[int], object]) -> 
 def acquisition_state_name(state: Acquisition.State.ValueType) -> str:
     """Returns a state as it stands in its column, such as SUCCEEDED."""
     return Acquisition.State.Name(state).removeprefix("STATE_")
-
-
-@lru_cache(maxsize=4096)
-def _detail(name: str, validity: Estimate.Validity.ValueType, reason: str, method: str) -> str:
-    """Returns what estimate_details says of a quantity, as JSON up to its sigma: all but that repeats in every row."""
-    text = f'"{name}":{{"validity":"{_VALIDITIES[validity]}"'
-    if reason:
-        text += f',"reason":{json.dumps(reason)}'
-    if method:
-        text += f',"method":{json.dumps(method)}'
-    return text
