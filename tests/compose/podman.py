@@ -11,7 +11,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -87,17 +87,15 @@ def podman() -> Iterator[Podman]:
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         yield running
-        left = running.run("ps", "--all", "--quiet").split()
-        assert not left, f"containers were left: {left}"
+        containers = running.run("ps", "--all", "--quiet").split()
+        assert not containers, f"containers were left: {containers}"
     finally:
         running.attempt("podman", "rm", "--all", "--force", "--volumes", "--time=0")
+        left = _end_processes_of(folder)
         _unmount_below(folder)
-        ended = time.monotonic() + _END_TIMEOUT_S
-        while (processes := _processes_of(folder)) and time.monotonic() < ended:
-            time.sleep(0.1)
         shutil.rmtree(folder)
         signal.signal(signal.SIGTERM, before)
-    assert not processes, f"processes were left: {processes}"
+    assert not left, f"processes were left: {left}"
 
 
 def _can_overlay(folder: Path) -> bool:
@@ -119,15 +117,24 @@ def _unmount_below(folder: Path) -> None:
         subprocess.run(["umount", mount], check=True)
 
 
-def _processes_of(folder: Path) -> list[str]:
-    """Returns the command lines of running processes that name the folder, such as the monitors of containers."""
-    found = []
+def _end_processes_of(folder: Path) -> dict[int, str]:
+    """Waits until no process uses the folder; ends and returns what is left, such as a build that was broken off."""
+    end = time.monotonic() + _END_TIMEOUT_S
+    while (found := _processes_of(folder)) and time.monotonic() < end:
+        time.sleep(0.1)
+    for pid in found:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    return found
+
+
+def _processes_of(folder: Path) -> dict[int, str]:
+    """Returns the command lines of processes that name the folder or live in it, such as the monitors of containers."""
+    found = {}
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit() and int(entry.name) != os.getpid():
-            try:
+            with suppress(OSError):  # it ended while we looked
                 words = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
-            except OSError:
-                continue  # it ended while we looked
-            if str(folder) in words:
-                found.append(f"{entry.name} {words}")
+                if str(folder) in words or (entry / "root").readlink().is_relative_to(folder):
+                    found[int(entry.name)] = words
     return found
