@@ -48,13 +48,13 @@ tools: $(VENV)/dev.stamp ## build the programs that the tests run into $HEIMDALL
 	$(BIN)/python -m tools.postgres_packages
 	$(BIN)/python -m tools.pglite_package
 
-# Tests without a mesh of processes: two at a time, the others one by one.
+# Tests without a mesh of processes come first: they take a core each and would disturb those that keep time.
 PURE_TESTS := tests/acceptance tests/contract tests/fuzz tests/unit
 
 .PHONY: test
 test: $(VENV)/dev.stamp tools ## run every test but the faults, in random order, with coverage
 	$(BIN)/pytest --numprocesses=2 --cov --cov-report= $(PURE_TESTS)
-	$(BIN)/pytest $(addprefix --ignore=,$(PURE_TESTS) tests/compose tests/e2e/faults) --cov --cov-append --cov-report=term
+	$(BIN)/pytest --numprocesses=2 $(addprefix --ignore=,$(PURE_TESTS) tests/compose tests/e2e/faults) --cov --cov-append --cov-report=term
 
 .PHONY: test-faults
 test-faults: $(VENV)/dev.stamp ## break receivers, services, network, disk and clocks under running acquisitions

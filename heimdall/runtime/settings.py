@@ -162,6 +162,8 @@ class MinioSettings(Section):
 
     endpoint: Annotated[str, StringConstraints(pattern=r"^https?://[^/\s@]+$")] = "http://127.0.0.1:9000"
     """Scheme, host and port; https asks for TLS."""
+    public_endpoint: Annotated[str, StringConstraints(pattern=r"^https?://[^/\s@]+$")] | None = None
+    """Scheme, host and port where those who download by URL reach the store, if that is another."""
     access_key: SecretStr | None = None
     """User of the store."""
     secret_key: SecretStr | None = None

@@ -53,9 +53,12 @@ class MinioObjects:
         self._bucket = bucket
         self._part_bytes = settings.part_bytes
         self._timeout_s = settings.timeout_s
-        self._make_client = _client_maker(settings)
+        self._make_client = _client_maker(settings, "minio.endpoint", settings.endpoint)
         self._connections = _connections(settings)
         self._client = self._make_client(self._connections)
+        # A signature holds for one host; making it asks nobody.
+        public = settings.public_endpoint or settings.endpoint
+        self._signer = _client_maker(settings, "minio.public_endpoint", public)(self._connections)
         self._calls = ThreadPoolExecutor(_CALL_COUNT, thread_name_prefix="objects")
         self._uploaders = ThreadPoolExecutor(settings.upload_count, thread_name_prefix="upload")
         self._uploads: dict[Future[None], Upload] = {}
@@ -107,7 +110,7 @@ class MinioObjects:
             key: The object.
             lifetime_s: How long the URL holds; rounded up to whole seconds, at most 7 days.
         """
-        return self._client.presigned_get_object(self._bucket, key, timedelta(seconds=math.ceil(lifetime_s)))
+        return self._signer.presigned_get_object(self._bucket, key, timedelta(seconds=math.ceil(lifetime_s)))
 
     def location(self, key: str) -> str:
         """Returns bucket and key as s3://bucket/key; where the store is say the settings."""
@@ -207,8 +210,13 @@ def _connections(settings: MinioSettings) -> urllib3.PoolManager:
     )
 
 
-def _client_maker(settings: MinioSettings) -> Callable[[urllib3.PoolManager], Minio]:
+def _client_maker(settings: MinioSettings, key: str, endpoint: str) -> Callable[[urllib3.PoolManager], Minio]:
     """Returns what makes a client that uses given connections; with the region it asks nobody where the bucket is.
+
+    Args:
+        settings: Who we are.
+        key: The setting that names the endpoint.
+        endpoint: Scheme, host and port.
 
     Raises:
         SettingsError: If there is no user or password.
@@ -218,7 +226,7 @@ def _client_maker(settings: MinioSettings) -> Callable[[urllib3.PoolManager], Mi
     for name, secret in (("access_key", access_key), ("secret_key", secret_key)):
         if not secret:
             raise SettingsError(f"minio.{name}: is missing, and storage.objects is minio; set it or minio.{name}_file")
-    scheme, address = settings.endpoint.split("://")
+    scheme, address = endpoint.split("://")
 
     def make(connections: urllib3.PoolManager) -> Minio:
         return Minio(
@@ -233,5 +241,5 @@ def _client_maker(settings: MinioSettings) -> Callable[[urllib3.PoolManager], Mi
     try:
         make(urllib3.PoolManager())
     except ValueError as error:
-        raise SettingsError(f"minio.endpoint: {settings.endpoint!r} can not be used: {error}") from error
+        raise SettingsError(f"{key}: {endpoint!r} can not be used: {error}") from error
     return make

@@ -96,14 +96,19 @@ async def test_a_file_is_replaced_only_when_all_went_well(tmp_path: Path) -> Non
 @pytest.mark.parametrize("table_format", [TableFormat.CSV, TableFormat.PARQUET])
 async def test_a_full_disk_is_told_and_leaves_nothing(table_format: TableFormat, tmp_path: Path) -> None:
     """A limit on the size of files fails writes as a full disk does."""
+    target = str(tmp_path / "table")
     code = f"""
 import asyncio, resource, signal
 from pathlib import Path
 from heimdall.export import TableFormat, export_measurements
 from tests.unit.test_export import many
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
-asyncio.run(export_measurements(many(10_001), Path({str(tmp_path / "table")!r}), TableFormat({table_format.value!r})))
+before = resource.getrlimit(resource.RLIMIT_FSIZE)
+resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, before[1]))
+try:
+    asyncio.run(export_measurements(many(10_001), Path({target!r}), TableFormat({table_format.value!r})))
+finally:
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)  # coverage writes a file at the end
 """
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-c", code, stderr=asyncio.subprocess.PIPE, cwd=Path(__file__).parents[2]

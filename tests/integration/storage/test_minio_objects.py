@@ -125,6 +125,20 @@ async def test_url_gives_the_bytes_to_anybody_for_a_while(minio: MinioServer) ->
         assert "X-Amz-Expires=2&" in url
 
 
+async def test_url_has_the_address_of_those_who_download(minio: MinioServer) -> None:
+    public = "http://store.example:9000"
+    async with objects_of(minio, "with-urls", public_endpoint=public) as objects, aiohttp.ClientSession() as session:
+        await objects.put_bytes(KEY, b"content of the object")
+        url = await objects.url(KEY, 60)
+        assert url.startswith(f"{public}/with-urls/{KEY}?")
+        # As through a proxy of that name: the signature covers the host.
+        here = url.replace(public, minio.endpoint)
+        async with session.get(here, headers={"Host": "store.example:9000"}) as answer:
+            assert (answer.status, await answer.read()) == (200, b"content of the object")
+        async with session.get(here) as answer:
+            assert answer.status == 403
+
+
 async def test_bucket_is_made_where_the_settings_say_and_again_if_it_is_removed(minio: MinioServer) -> None:
     client = minio.client()
     async with objects_of(minio, "made-again") as objects:
@@ -280,6 +294,10 @@ async def test_memory_stays_within_a_few_parts(minio: MinioServer, tmp_path: Pat
         ({"access_key": "a"}, "minio.secret_key: is missing"),
         ({"access_key": "a", "secret_key": "b", "ca_file": "/no/such/file"}, "minio.ca_file: /no/such/file"),
         ({"access_key": "a", "secret_key": "b", "endpoint": "http://-.-:x"}, "minio.endpoint: 'http://-.-:x'"),
+        (
+            {"access_key": "a", "secret_key": "b", "public_endpoint": "http://-.-:x"},
+            "minio.public_endpoint: 'http://-.-:x'",
+        ),
     ],
 )
 def test_settings_that_can_not_be_right_are_refused(values: dict[str, str], text: str) -> None:
