@@ -45,18 +45,28 @@ demo: $(VENV)/runtime.stamp ## run the whole mesh against simulated receivers, o
 .PHONY: tools
 tools: $(VENV)/dev.stamp ## build the programs that the tests run into $HEIMDALL_TOOL_CACHE
 	$(BIN)/python tools/go_tools.py
+	$(BIN)/python -m tools.postgres_packages
+	$(BIN)/python -m tools.pglite_package
 
-# Tests without a mesh of processes: two at a time, the others one by one.
+# Tests without a mesh of processes come first: they take a core each and would disturb those that keep time.
 PURE_TESTS := tests/acceptance tests/contract tests/fuzz tests/unit
 
 .PHONY: test
 test: $(VENV)/dev.stamp tools ## run every test but the faults, in random order, with coverage
 	$(BIN)/pytest --numprocesses=2 --cov --cov-report= $(PURE_TESTS)
-	$(BIN)/pytest $(addprefix --ignore=,$(PURE_TESTS) tests/e2e/faults) --cov --cov-append --cov-report=term
+	$(BIN)/pytest --numprocesses=2 $(addprefix --ignore=,$(PURE_TESTS) tests/compose tests/e2e/faults) --cov --cov-append --cov-report=term
 
 .PHONY: test-faults
 test-faults: $(VENV)/dev.stamp ## break receivers, services, network, disk and clocks under running acquisitions
 	$(BIN)/pytest --numprocesses=3 --timeout=240 tests/e2e/faults
+
+# Nothing is pulled: base images are made of Debian's packages, MinIO and PostgreSQL stand in under the pinned names.
+.PHONY: test-compose
+test-compose: $(VENV)/dev.stamp tools ## build the image, run docker-compose.yml under podman and record once; as root
+	$(BIN)/python -m tools.container_packages
+	$(BIN)/python tools/go_tools.py mc
+	$(BIN)/python -m tools.base_images
+	$(BIN)/pytest --capture=no tests/compose
 
 # Inputs for each target of `make fuzz`.
 FUZZ_RUNS ?= 1000000
@@ -101,6 +111,10 @@ bench-dsp: $(VENV)/dev.stamp ## measure the estimators on one core
 .PHONY: bench-dsp-streams
 bench-dsp-streams: $(VENV)/dev.stamp ## measure one dsp process under 16 fast streams
 	$(BIN)/python -m benchmarks.bench_dsp_streams
+
+.PHONY: bench-storage
+bench-storage: $(VENV)/dev.stamp tools ## measure storage on MinIO and PostgreSQL beside raw COPY and raw put
+	$(BIN)/python -m benchmarks.bench_storage
 
 SOAK_MINUTES ?= 13
 

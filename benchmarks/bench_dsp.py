@@ -28,11 +28,11 @@ from rich.table import Table
 from benchmarks.dsp_metrics import sample_metrics, window_metrics
 from dsp_svc.estimate.levels import moments
 from dsp_svc.estimate.psd import Welch, default_segment_length, periodograms
-from dsp_svc.estimate.samples import SampleCoding, SampleFormat
 from dsp_svc.requests import read_config
 from dsp_svc.session import Session
 from heimdall.common.v1 import iq_pb2
 from heimdall.dsp.v1 import dsp_pb2
+from heimdall.samples import SampleCoding, SampleFormat
 
 Work = Callable[[], object]
 

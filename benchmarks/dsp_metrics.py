@@ -22,9 +22,9 @@ from dsp_svc.estimate.offset import Tone, find_tone
 from dsp_svc.estimate.percentiles import Rows, bin_statistics, rows
 from dsp_svc.estimate.psd import Welch, periodograms, segment_lines
 from dsp_svc.estimate.psk import psk_offset_hz
-from dsp_svc.estimate.samples import SampleCoding
 from dsp_svc.estimate.snr import Band, signal_to_noise, strongest_band
 from dsp_svc.estimate.spectral_kurtosis import PowerSums, power_sums, spectral_kurtosis
+from heimdall.samples import SampleCoding
 
 Work = Callable[[], object]
 

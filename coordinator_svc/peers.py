@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Final, TypeVar
 
 import grpc
+import structlog
 
 from heimdall.common.v1.acquisition_pb2 import Acquisition
 from heimdall.common.v1.measurement_pb2 import Measurement, MeasurementScope
@@ -25,6 +26,10 @@ if TYPE_CHECKING:
     from heimdall.storage.v1.storage_pb2_grpc import StorageServiceAsyncStub
 
 AnswerT = TypeVar("AnswerT")
+
+_log = structlog.get_logger(__name__)
+
+_WAITING: Final = "storage keeps it on disk until its database is back"
 
 
 async def ask(call: Awaitable[AnswerT], peer: str) -> AnswerT:
@@ -48,7 +53,14 @@ class Archive:
     async def put(self, acquisition: Acquisition, expected_revision: int) -> None:
         """Stores an acquisition; REVISION_CONFLICT if another revision than the expected one is stored."""
         request = storage_pb2.PutAcquisitionRequest(acquisition=acquisition, expected_revision=expected_revision)
-        await ask(self._stub.PutAcquisition(request), "storage")
+        answer = await ask(self._stub.PutAcquisition(request), "storage")
+        if answer.waiting:
+            _log.warning(
+                "acquisition_waits",
+                acquisition_id=acquisition.acquisition_id,
+                state=Acquisition.State.Name(acquisition.state).removeprefix("STATE_"),
+                message=_WAITING,
+            )
 
     async def get(self, acquisition_id: str) -> Acquisition:
         """Returns a stored acquisition; ACQUISITION_NOT_FOUND if there is none."""
@@ -91,7 +103,15 @@ class Archive:
     async def write_measurements(self, measurements: Sequence[Measurement]) -> None:
         """Stores measurements; a repeat changes nothing."""
         request = storage_pb2.WriteMeasurementsRequest(measurements=measurements)
-        await ask(self._stub.WriteMeasurements(request), "storage")
+        answer = await ask(self._stub.WriteMeasurements(request), "storage")
+        if answer.waiting_count:
+            _log.warning(
+                "measurements_wait",
+                acquisition_id=measurements[0].acquisition_id,
+                receiver_id=measurements[0].receiver_id,
+                count=answer.waiting_count,
+                message=_WAITING,
+            )
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,9 @@ from dsp_svc.estimate.metrics import Metric
 from dsp_svc.estimate.numbers import NOT_YET, Evaluation, Numbers, Products, evaluate
 from dsp_svc.estimate.offset import Tone, frequency_offset_hz
 from dsp_svc.estimate.result import Quantity, Reason, Validity
-from dsp_svc.estimate.samples import Samples
+from dsp_svc.estimate.samples import check_amplitudes
 from dsp_svc.estimate.snr import Band
+from heimdall.samples import SampleFormat, Samples
 
 _MIN_SIGMA_CYCLES: Final = 1e-12
 """What stands for the uncertainty of a line without any noise, which would outweigh all others."""
@@ -68,6 +69,8 @@ class Meter:
             BadSamplesError: A float sample is not finite.
         """
         samples = self._plan.coding.decode(data)
+        if self._plan.coding.sample_format is SampleFormat.CF32_LE:
+            check_amplitudes(samples)
         part = measure_part(data, samples, first_index, self._plan, passband, calibration)
         if self._window is None:
             self._window, self._window_index = part, first_index

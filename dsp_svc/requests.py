@@ -11,7 +11,6 @@ from typing import Final
 from dsp_svc.estimate.calibration import Calibration
 from dsp_svc.estimate.metrics import DEFAULT_METRICS, Metric
 from dsp_svc.estimate.psd import Welch
-from dsp_svc.estimate.samples import SampleCoding, SampleFormat
 from dsp_svc.estimate.snr import Band
 from heimdall.common.v1 import acquisition_pb2, iq_pb2, measurement_pb2
 from heimdall.common.v1.error_pb2 import ErrorReason
@@ -19,6 +18,7 @@ from heimdall.dsp.v1 import dsp_pb2
 from heimdall.errors import BadFieldError, FieldViolation, InvalidFieldsError
 from heimdall.ids import ID_PATTERN, is_id
 from heimdall.metrics import metric_violations
+from heimdall.samples import SampleCoding, SampleFormat
 
 MAX_SAMPLES_BYTES: Final = 1024 * 1024
 """Most bytes of samples in one message."""

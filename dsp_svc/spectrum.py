@@ -5,13 +5,14 @@ from __future__ import annotations
 from dsp_svc.estimate.measure import Plan
 from dsp_svc.estimate.psd import Welch
 from dsp_svc.estimate.result import Quantity, Reason
-from dsp_svc.estimate.samples import BadSamplesError, SampleCoding, SampleFormat
+from dsp_svc.estimate.samples import BadSamplesError
 from dsp_svc.estimate.snr import Band
 from dsp_svc.messages import fill_numbers
 from dsp_svc.meter import Meter
 from dsp_svc.requests import SpectrumJob
 from heimdall.common.v1 import measurement_pb2
 from heimdall.errors import FieldViolation, InvalidFieldsError
+from heimdall.samples import SampleCoding, SampleFormat
 
 _WARM_UP_SAMPLES = 1 << 18
 

@@ -6,6 +6,8 @@ import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Mapping, Sequence
 from contextlib import AsyncExitStack, aclosing
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Self, TypeVar, cast
 
@@ -26,7 +28,9 @@ from heimdall.runtime.options import CHANNEL_OPTIONS
 from heimdall.storage.v1 import storage_pb2, storage_pb2_grpc
 
 if TYPE_CHECKING:
+    # Those of them that read arrays or URLs are imported when they are needed: most callers need neither.
     from heimdall.coordinator.v1.coordinator_pb2_grpc import CoordinatorServiceAsyncStub
+    from heimdall.recorded import RecordedSamples, SampleRun
     from heimdall.storage.v1.storage_pb2_grpc import StorageServiceAsyncStub
 
 RequestT = TypeVar("RequestT")
@@ -102,9 +106,7 @@ def acquisition_spec(
         spec.tuning.passband_high_hz = passband_high_hz
     spec.duration.FromTimedelta(timedelta(seconds=duration_s))
     if start_time is not None:
-        if start_time.tzinfo is None:
-            raise ValueError(f"start_time {start_time.isoformat()} has no time zone; give one, such as datetime.UTC")
-        spec.start_time.FromDatetime(start_time.astimezone(UTC))
+        spec.start_time.FromDatetime(_in_utc("start_time", start_time))
     if max_wait_s is not None:
         spec.max_wait.FromTimedelta(timedelta(seconds=max_wait_s))
     if window_duration_s is not None:
@@ -113,6 +115,69 @@ def acquisition_spec(
         spec.measurement.spectrum_bin_count = spectrum_bin_count
     spec.measurement.metrics.extend(metric_named(name) for name in metrics)
     return spec
+
+
+def record_filter(
+    *,
+    frequency_hz: float | None = None,
+    tolerance_hz: float | None = None,
+    last: timedelta | None = None,
+    start: datetime | None = None,
+    end: datetime | None = None,
+    receiver_ids: Sequence[str] = (),
+    acquisition_id: str = "",
+) -> storage_pb2.RecordFilter:
+    """Builds a filter of recordings or measurements from plain values. What is None selects everything.
+
+    Args:
+        frequency_hz: Centre frequency in Hz; not without tolerance_hz.
+        tolerance_hz: How far a centre frequency may be from it, in Hz, 0 or more; the edges belong to it.
+        last: Only what began in this time before now, by the clock of this host; not together with start.
+        start: Only what begins at or after this; must have a time zone.
+        end: Only what begins before this; must have a time zone.
+        receiver_ids: Only these receivers; empty for all.
+        acquisition_id: Only this acquisition; empty for all.
+
+    Returns:
+        The filter; the service checks its values.
+
+    Raises:
+        ValueError: If one of frequency_hz and tolerance_hz is given without the other or tolerance_hz is below 0, last
+            is given with start or is not above 0, or a time has no time zone.
+
+    Example:
+        async for recording in client.list_recordings(
+            record_filter(frequency_hz=145.5e6, tolerance_hz=5e3, last=timedelta(hours=24))
+        ):
+            samples = await client.read_samples(recording.acquisition_id, recording.receiver_id)
+    """
+    selected = storage_pb2.RecordFilter(receiver_ids=receiver_ids, acquisition_id=acquisition_id)
+    if (frequency_hz is None) != (tolerance_hz is None):
+        raise ValueError(f"frequency_hz is {frequency_hz} and tolerance_hz is {tolerance_hz}; give both or none")
+    if frequency_hz is not None and tolerance_hz is not None:
+        if not tolerance_hz >= 0:
+            raise ValueError(f"tolerance_hz is {tolerance_hz}, must be 0 or more")
+        # In decimal, as they are written: the edges belong to the band, whatever their last binary digit.
+        centre, tolerance = Decimal(repr(float(frequency_hz))), Decimal(repr(float(tolerance_hz)))
+        selected.min_frequency_hz = max(0.0, float(centre - tolerance))
+        selected.max_frequency_hz = float(centre + tolerance)
+    if last is not None:
+        if start is not None:
+            raise ValueError("last and start are both given; the beginning is named by one of them")
+        if last <= timedelta():
+            raise ValueError(f"last is {last}, must be above 0")
+        start = datetime.now(UTC) - last
+    if start is not None:
+        selected.start_time.FromDatetime(_in_utc("start", start))
+    if end is not None:
+        selected.end_time.FromDatetime(_in_utc("end", end))
+    return selected
+
+
+def _in_utc(name: str, time: datetime) -> datetime:
+    if time.tzinfo is None:
+        raise ValueError(f"{name} {time.isoformat()} has no time zone; give one, such as datetime.UTC")
+    return time.astimezone(UTC)
 
 
 async def check_health(target: str, service: str = "", *, timeout_s: float = 1.0) -> str:
@@ -313,6 +378,59 @@ class HeimdallClient:
                 return
             request.page_token = page.next_page_token
 
+    async def get_recording_url(
+        self, acquisition_id: str, receiver_id: str, *, lifetime_s: float = 3600.0
+    ) -> storage_pb2.GetRecordingUrlResponse:
+        """Returns URLs from which whoever has them can download a recording for a while.
+
+        Args:
+            acquisition_id: Acquisition that it belongs to.
+            receiver_id: Receiver that it belongs to.
+            lifetime_s: How long they work in s, 1 to 604800.
+
+        Raises:
+            HeimdallError: RECORDING_NOT_FOUND, also if it is not in the object store yet; INVALID_FIELD;
+                URL_UNSUPPORTED if the object store is a folder.
+        """
+        request = storage_pb2.GetRecordingUrlRequest(acquisition_id=acquisition_id, receiver_id=receiver_id)
+        request.lifetime.FromTimedelta(timedelta(seconds=lifetime_s))
+        return await _answer(self._storage.GetRecordingUrl(request), "storage")
+
+    async def download_recording(self, recording: Recording, folder: Path, *, ca_file: Path | None = None) -> Path:
+        """Puts the SigMF pair of a recording into a folder, and checks the samples against their SHA-512.
+
+        It comes from the URLs of get_recording_url; where the object store is a folder on this machine, from there.
+
+        Args:
+            recording: The recording, as listed.
+            folder: Where to put the pair; made if it is missing. Files of the same name are replaced.
+            ca_file: PEM file of certificates to trust for URLs; None for the system's.
+
+        Returns:
+            The path of the metadata. It appears last, and only with the samples that belong to it.
+
+        Raises:
+            HeimdallError: As get_recording_url, but URL_UNSUPPORTED only if the folder is on another machine;
+                BACKEND_UNAVAILABLE if the object store does not give it, CHECKSUM_MISMATCH.
+            OSError: If a file can not be read or written.
+        """
+        from heimdall.download import copy_pair, download_pair
+
+        if recording.state == Recording.STATE_STORED and not recording.data_object_key:
+            raise HeimdallError(
+                ErrorReason.ERROR_REASON_RECORDING_NOT_FOUND,
+                f"the recording of {recording.receiver_id} in {recording.acquisition_id} holds no samples, so there is "
+                "no SigMF pair",
+                metadata={"acquisition_id": recording.acquisition_id, "receiver_id": recording.receiver_id},
+            )
+        try:
+            urls = await self.get_recording_url(recording.acquisition_id, recording.receiver_id)
+        except HeimdallError as error:
+            if error.reason != ErrorReason.ERROR_REASON_URL_UNSUPPORTED:
+                raise
+            return await copy_pair(recording, folder)
+        return await download_pair(recording, urls, folder, ca_file)
+
     async def read_recording(
         self,
         acquisition_id: str,
@@ -352,12 +470,77 @@ class HeimdallClient:
         finally:
             call.cancel()
 
+    async def read_samples(
+        self,
+        acquisition_id: str,
+        receiver_id: str,
+        *,
+        sample_range: tuple[int, int] | None = None,
+        time_range_unix_ns: tuple[int, int] | None = None,
+    ) -> RecordedSamples:
+        """Reads a recording, or a part of it, into numpy arrays, all of it at once.
+
+        Args:
+            acquisition_id: As for read_recording, and so are the others.
+            receiver_id: Receiver that it belongs to.
+            sample_range: First index and end, exclusive.
+            time_range_unix_ns: Start and end, exclusive, in UTC ns since 1970.
+
+        Returns:
+            Runs of complex64 samples that are never joined across a gap, and the gaps.
+
+        Raises:
+            ValueError: As read_recording.
+            HeimdallError: As read_recording; INVALID_FIELD too if the range has neither a sample nor a gap.
+        """
+        from heimdall.recorded import recorded_samples
+
+        events = self.read_recording(
+            acquisition_id, receiver_id, sample_range=sample_range, time_range_unix_ns=time_range_unix_ns
+        )
+        async with aclosing(events):
+            return await recorded_samples(events)
+
+    async def stream_samples(
+        self,
+        acquisition_id: str,
+        receiver_id: str,
+        *,
+        sample_range: tuple[int, int] | None = None,
+        time_range_unix_ns: tuple[int, int] | None = None,
+    ) -> AsyncGenerator[SampleRun, None]:
+        """Reads a recording, or a part of it, into numpy arrays of at most 250 ms and 256 KiB each as recorded.
+
+        Args:
+            acquisition_id: As for read_recording, and so are the others.
+            receiver_id: Receiver that it belongs to.
+            sample_range: First index and end, exclusive.
+            time_range_unix_ns: Start and end, exclusive, in UTC ns since 1970.
+
+        Yields:
+            Runs of complex64 samples in order. One that does not begin where the one before it ended follows a gap.
+            Times are those that were known when the samples came; read_samples has those of the final time solution.
+
+        Raises:
+            ValueError: As read_recording.
+            HeimdallError: As read_recording.
+        """
+        from heimdall.recorded import sample_runs
+
+        events = self.read_recording(
+            acquisition_id, receiver_id, sample_range=sample_range, time_range_unix_ns=time_range_unix_ns
+        )
+        async with aclosing(events), aclosing(sample_runs(events)) as runs:
+            async for run in runs:
+                yield run
+
     async def query_measurements(
         self,
         record_filter: storage_pb2.RecordFilter | None = None,
         *,
         scope: MeasurementScope.ValueType = MeasurementScope.MEASUREMENT_SCOPE_SUMMARY,
         max_count: int = 0,
+        batch_size: int = 100,
     ) -> AsyncGenerator[Measurement, None]:
         """Reads measurements.
 
@@ -365,11 +548,14 @@ class HeimdallClient:
             record_filter: What to select; None for all.
             scope: Summaries, or measurement windows.
             max_count: Most measurements to return; 0 for all.
+            batch_size: Most measurements that are fetched at a time, 1 to 1000.
 
         Yields:
             Measurements, newest first.
         """
-        request = storage_pb2.QueryMeasurementsRequest(filter=record_filter, scope=scope, max_count=max_count)
+        request = storage_pb2.QueryMeasurementsRequest(
+            filter=record_filter, scope=scope, max_count=max_count, batch_size=batch_size
+        )
         call = self._storage.QueryMeasurements(request)
         try:
             while (answer := await _read(call, "storage", _IDLE_TIMEOUT_S)) is not None:
@@ -377,6 +563,34 @@ class HeimdallClient:
                     yield measurement
         finally:
             call.cancel()
+
+    async def aggregate_measurements(
+        self,
+        record_filter: storage_pb2.RecordFilter | None = None,
+        *,
+        bucket: timedelta = timedelta(hours=1),
+        page_size: int = 100,
+    ) -> AsyncGenerator[storage_pb2.MeasurementAggregate, None]:
+        """Summarises measurements by time, receiver and centre frequency, page by page.
+
+        Args:
+            record_filter: What to summarise, None for all; its times must be full hours of UTC, and it can not name an
+                acquisition.
+            bucket: Length of a bucket in whole hours, 1 h to 366 days; buckets begin at multiples of it since 1970.
+            page_size: Aggregates that are fetched at a time, 1 to 1000.
+
+        Yields:
+            Aggregates, newest bucket first.
+        """
+        request = storage_pb2.AggregateMeasurementsRequest(filter=record_filter, page_size=page_size)
+        request.bucket_duration.FromTimedelta(bucket)
+        while True:
+            page = await _answer(self._storage.AggregateMeasurements(request), "storage")
+            for aggregate in page.aggregates:
+                yield aggregate
+            if not page.next_page_token:
+                return
+            request.page_token = page.next_page_token
 
     async def health(self, service: str) -> str:
         """Asks one of this client's two services whether it can do its work.

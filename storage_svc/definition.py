@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 
 from heimdall.errors import HeimdallError
 from heimdall.runtime.server import ServerContext, ServiceDefinition
@@ -12,15 +12,13 @@ from heimdall.storage.v1 import storage_pb2
 from heimdall.storage.v1.storage_pb2_grpc import add_StorageServiceServicer_to_server
 from storage_svc.archive import Archive
 from storage_svc.backends import watch_backends
-from storage_svc.ids import BUCKET
 from storage_svc.lock import data_dir_lock
-from storage_svc.measurements.sqlite import SqliteMeasurements
-from storage_svc.migrate import database_path
-from storage_svc.objects.local import LocalObjects
 from storage_svc.reading import Reader
 from storage_svc.recordings import Recordings
 from storage_svc.service import StorageService
+from storage_svc.sigmf_collections import SigmfCollections
 from storage_svc.spool import Spool
+from storage_svc.stores import open_objects, open_rows
 
 FULL_NAME = storage_pb2.DESCRIPTOR.services_by_name["StorageService"].full_name
 
@@ -39,41 +37,37 @@ def define(settings: Settings) -> ServiceDefinition:
 @asynccontextmanager
 async def _setup(context: ServerContext) -> AsyncIterator[None]:
     settings = context.settings.storage
-    with data_dir_lock(settings.data_dir):
-        with _naming_the_folder(settings):
-            rows = await SqliteMeasurements.open(database_path(settings))
+    async with AsyncExitStack() as stack:
+        stack.enter_context(data_dir_lock(settings.data_dir))
         spool = Spool(
             settings.data_dir / "spool",
             sync_interval_s=settings.sync_interval_s,
             sync_bytes=settings.sync_bytes,
             max_bytes=settings.spool_max_bytes,
         )
-        try:
-            objects = LocalObjects(settings.data_dir / BUCKET)
-            archive = Archive(spool, objects, rows)
+        with _naming_the_folder(settings):
+            rows = await stack.enter_async_context(open_rows(context.settings))
+            stack.push_async_callback(spool.close)
+            objects = await stack.enter_async_context(open_objects(context.settings))
+            collections = SigmfCollections(settings.data_dir / "collections-due", objects, rows)
+            await collections.start()
+            archive = Archive(spool, objects, rows, collections)
             recordings = Recordings(spool, archive, rows, settings.resume_window_s)
-            with _naming_the_folder(settings):
-                await objects.start()
-                await rows.ping()
-                await recordings.start()
-            reader = Reader(spool, recordings, objects, rows)
-            servicer = StorageService(recordings, reader, archive, objects, rows, context.settings.mesh)
-            add_StorageServiceServicer_to_server(servicer, context.server)
-            pings = {"objects": objects.ping, "measurements": rows.ping, "spool": spool.ping}
-            try:
-                async with (
-                    context.background(rows.watch(), "database_writer"),
-                    context.background(spool.commit_steadily(), "spool_commits"),
-                    context.background(recordings.finish_abandoned(), "abandoned_recordings"),
-                    context.background(archive.retry_steadily(), "archive_retries"),
-                    context.background(watch_backends(context.health, FULL_NAME, pings), "backend_health"),
-                ):
-                    yield
-            finally:
-                await recordings.close()
-        finally:
-            await spool.close()
-            await rows.close()
+            await recordings.start()
+        stack.push_async_callback(recordings.close)
+        reader = Reader(spool, recordings, objects, rows)
+        servicer = StorageService(recordings, reader, collections, objects, rows, context.settings.mesh)
+        add_StorageServiceServicer_to_server(servicer, context.server)
+        pings = {"objects": archive.ping_objects, "measurements": rows.ping, "spool": spool.ping}
+        async with (
+            context.background(rows.watch(), "database_writer"),
+            context.background(spool.commit_steadily(), "spool_commits"),
+            context.background(recordings.finish_abandoned(), "abandoned_recordings"),
+            context.background(collections.write_steadily(), "collections"),
+            context.background(archive.settle_steadily(), "archive"),
+            context.background(watch_backends(context.health, FULL_NAME, pings), "backend_health"),
+        ):
+            yield
 
 
 @contextmanager

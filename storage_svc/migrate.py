@@ -10,9 +10,11 @@ from typing import Final
 
 import click
 
+from heimdall.errors import HeimdallError
 from heimdall.runtime.logs import configure_logs
 from heimdall.runtime.settings import Settings, SettingsError, StorageSettings, load_settings
-from storage_svc.measurements import sqlite_schema
+from storage_svc.measurements import sqlite_schema, timescale
+from storage_svc.measurements.timescale_failures import DatabaseAddress
 
 _DATABASE_NAME: Final = "heimdall.sqlite3"
 
@@ -33,10 +35,21 @@ async def migrate(settings: Settings) -> list[str]:
 
     Raises:
         OSError: If the folder or the database can not be used; the text names it.
+        HeimdallError: BACKEND_UNAVAILABLE if a served database can not be reached or migrated.
+        SettingsError: If the settings of a served database can not be right.
     """
+    if settings.storage.rows == "timescale":
+        return await timescale.migrate(settings.timescale)
     make = partial(settings.storage.data_dir.mkdir, parents=True, exist_ok=True)
     await asyncio.to_thread(make)
     return await sqlite_schema.migrate(database_path(settings.storage))
+
+
+def _name_of(settings: Settings) -> str:
+    """Returns what messages call the database."""
+    if settings.storage.rows == "timescale":
+        return str(DatabaseAddress(settings.timescale))
+    return str(database_path(settings.storage))
 
 
 @click.command(name="migrate")
@@ -46,17 +59,16 @@ def main(config: Path | None) -> None:
     try:
         settings = load_settings(config)
         configure_logs(settings.log, "migrate")
+        applied = asyncio.run(migrate(settings))
     except SettingsError as error:
         click.echo(f"error: {error}", err=True)
         sys.exit(2)
-    try:
-        applied = asyncio.run(migrate(settings))
-    except OSError as error:
+    except (OSError, HeimdallError) as error:
         click.echo(f"error: {error}", err=True)
         sys.exit(1)
     for name in applied:
         click.echo(name)
-    click.echo(f"{database_path(settings.storage)} is at the newest schema", err=True)
+    click.echo(f"{_name_of(settings)} is at the newest schema", err=True)
 
 
 if __name__ == "__main__":

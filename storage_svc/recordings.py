@@ -113,7 +113,7 @@ class Recordings:
             OSError: If the spool can not be read or written.
         """
         found = await self._spool.start()
-        for recording in found.finished:
+        for recording in sorted(found.finished, key=lambda recording: recording.finish_time.ToNanoseconds()):
             self._archive.add(recording)
         for key, why in found.unreadable.items():
             await self._give_up(key, _unreadable(key, why))

@@ -11,9 +11,9 @@ from typing import Final
 from heimdall.common.v1.error_pb2 import ErrorReason
 from heimdall.common.v1.iq_pb2 import Block, End, EndReason, IqEvent, Segment
 from heimdall.errors import HeimdallError
+from heimdall.timing import NS_PER_S
 from storage_svc.contents import Contents
 from storage_svc.spool import SAMPLE_BYTES
-from storage_svc.timing import NS_PER_S
 
 MAX_BLOCK_BYTES: Final = 256 * 1024
 """Most sample bytes in a replayed block."""

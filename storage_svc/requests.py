@@ -11,8 +11,10 @@ from heimdall.common.v1.acquisition_pb2 import Acquisition
 from heimdall.common.v1.iq_pb2 import EndReason, TimeSource
 from heimdall.common.v1.measurement_pb2 import Estimate, Measurement, MeasurementScope
 from heimdall.errors import FieldViolation, InvalidFieldsError
+from heimdall.estimates import ESTIMATES
 from heimdall.ids import is_id
 from heimdall.storage.v1.storage_pb2 import (
+    AggregateMeasurementsRequest,
     PutAcquisitionRequest,
     ReadRecordingRequest,
     RecordFilter,
@@ -21,9 +23,18 @@ from heimdall.storage.v1.storage_pb2 import (
 )
 from storage_svc.ids import id_violations
 from storage_svc.measurements import RowFilter
-from storage_svc.measurements.rows import ESTIMATES
+from storage_svc.measurements.rows import DECIBEL_AGGREGATES, HERTZ_AGGREGATES
 
 MAX_MEASUREMENTS = 1000
+
+_NUL = "\0"
+_MAX_SAMPLES = 10**15
+_MAX_DECIBELS = 1000.0
+"""More than samples in single precision can reach; sums of the ratios stay far below what a double holds."""
+_MAX_HERTZ = 1e12
+
+_HOUR_NS = 3600 * 1_000_000_000
+_MAX_BUCKET_HOURS = 366 * 24
 
 
 def refuse(violations: Iterable[FieldViolation]) -> None:
@@ -117,6 +128,31 @@ def row_filter(selected: RecordFilter) -> RowFilter:
     return RowFilter(start, end, low, high, tuple(selected.receiver_ids), selected.acquisition_id or None)
 
 
+def aggregation(request: AggregateMeasurementsRequest) -> tuple[RowFilter, int]:
+    """Returns what is to be summarised, and in buckets of how many hours.
+
+    Raises:
+        InvalidFieldsError: If it can not be.
+    """
+    selected = row_filter(request.filter)
+    bad = [
+        FieldViolation(f"filter.{name}", "is no full hour of UTC; buckets are not cut")
+        for name in ("start_time", "end_time")
+        if request.filter.HasField(name) and getattr(request.filter, name).ToNanoseconds() % _HOUR_NS
+    ]
+    if selected.task_id is not None:
+        bad.append(FieldViolation("filter.acquisition_id", "must not be set; QueryMeasurements selects by acquisition"))
+    hours = 1
+    if request.HasField("bucket_duration"):
+        length = request.bucket_duration
+        hours, rest_s = divmod(length.seconds, 3600)
+        if rest_s or length.nanos or not 1 <= hours <= _MAX_BUCKET_HOURS:
+            text = f"is {length.seconds + length.nanos / 1e9:g} s, must be whole hours, 1 h to 366 days"
+            bad.append(FieldViolation("bucket_duration", text))
+    refuse(bad)
+    return selected, hours
+
+
 def check_measurements(request: WriteMeasurementsRequest) -> None:
     """Refuses measurements that could not be stored as they are."""
     count = len(request.measurements)
@@ -147,6 +183,9 @@ def check_put_acquisition(request: PutAcquisitionRequest) -> None:
     if not acquisition.HasField("create_time"):
         bad.append(FieldViolation("acquisition.create_time", "is missing"))
     bad += _time_violations("acquisition.create_time", acquisition.create_time)
+    if _NUL in acquisition.request_id:
+        text = "holds a NUL character, which no database takes in a text"
+        bad.append(FieldViolation("acquisition.request_id", text))
     refuse(bad)
 
 
@@ -160,8 +199,8 @@ def _measurement_faults(measurement: Measurement) -> Iterable[tuple[str, str]]:
         yield "scope", f"is {measurement.scope}, must be SUMMARY or WINDOW"
     for name in ("first_sample_index", "sample_count", "lost_sample_count"):
         value = getattr(measurement, name)
-        if value < 0:
-            yield name, f"is {value}, must be 0 or more"
+        if not 0 <= value <= _MAX_SAMPLES:
+            yield name, f"is {value}, must be 0 to {_MAX_SAMPLES}"
     if measurement.first_sample_unix_ns < 0:
         yield "first_sample_unix_ns", f"is {measurement.first_sample_unix_ns}, must be the UTC in ns since 1970"
     for name in ("center_frequency_hz", "sample_rate_hz"):
@@ -179,6 +218,14 @@ def _measurement_faults(measurement: Measurement) -> Iterable[tuple[str, str]]:
             )
         if estimate.validity not in Estimate.Validity.values():
             yield f"{name}.validity", f"is {estimate.validity}, which this version does not know"
+        for part in ("reason", "method"):
+            if _NUL in getattr(estimate, part):
+                yield f"{name}.{part}", "holds a NUL character, which no database takes in a text"
+    for names, limit, unit in ((DECIBEL_AGGREGATES, _MAX_DECIBELS, "dB"), (HERTZ_AGGREGATES, _MAX_HERTZ, "Hz")):
+        for name in names:
+            value = getattr(measurement, name).value
+            if limit < abs(value) < math.inf:
+                yield name, f"is {value}, must be within {limit:g} {unit} of 0: more can not be summed up"
 
 
 def _time_violations(field: str, time: Timestamp) -> list[FieldViolation]:

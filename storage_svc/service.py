@@ -16,14 +16,14 @@ from heimdall.runtime.settings import MeshSettings
 from heimdall.storage.v1 import storage_pb2 as pb
 from heimdall.storage.v1.storage_pb2_grpc import StorageServiceServicer
 from storage_svc import paging, requests
-from storage_svc.archive import TERMINAL_STATES, Archive
 from storage_svc.batches import measurement_batches
 from storage_svc.ids import RecordingKey, id_violations
 from storage_svc.measurements import MeasurementStore
-from storage_svc.measurements.base import acquisition_cursor, recording_cursor
+from storage_svc.measurements.base import acquisition_cursor, aggregate_cursor, recording_cursor
 from storage_svc.objects import ObjectNotFoundError, ObjectStore
 from storage_svc.reading import Reader, not_found
 from storage_svc.recordings import Recordings
+from storage_svc.sigmf_collections import TERMINAL_STATES, SigmfCollections
 from storage_svc.writing import write_recording
 
 _Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
@@ -39,7 +39,7 @@ class StorageService(StorageServiceServicer):
         self,
         recordings: Recordings,
         reader: Reader,
-        archive: Archive,
+        collections: SigmfCollections,
         objects: ObjectStore,
         rows: MeasurementStore,
         mesh: MeshSettings,
@@ -47,7 +47,7 @@ class StorageService(StorageServiceServicer):
         """Takes the stores and the mesh's times."""
         self._recordings = recordings
         self._reader = reader
-        self._archive = archive
+        self._collections = collections
         self._objects = objects
         self._rows = rows
         self._mesh = mesh
@@ -109,9 +109,11 @@ class StorageService(StorageServiceServicer):
     ) -> pb.WriteMeasurementsResponse:
         """Stores measurements; the first of a key wins."""
         requests.check_measurements(request)
-        inserted = await self._rows.write_measurements(request.measurements)
+        counts = await self._rows.write_measurements(request.measurements)
         return pb.WriteMeasurementsResponse(
-            inserted_count=inserted, duplicate_count=len(request.measurements) - inserted
+            inserted_count=counts.inserted,
+            duplicate_count=len(request.measurements) - counts.inserted - counts.waiting,
+            waiting_count=counts.waiting,
         )
 
     async def QueryMeasurements(  # noqa: N802
@@ -130,16 +132,29 @@ class StorageService(StorageServiceServicer):
         async for batch in measurement_batches(self._rows, scope, selected, size, request.max_count):
             yield pb.QueryMeasurementsResponse(measurements=batch)
 
+    async def AggregateMeasurements(  # noqa: N802
+        self, request: pb.AggregateMeasurementsRequest, context: _Context
+    ) -> pb.AggregateMeasurementsResponse:
+        """Summarises measurements, newest first."""
+        size = paging.page_size(request.page_size)
+        after = paging.decode_token(request.page_token, (int, str, float))
+        selected, bucket_hours = requests.aggregation(request)
+        page = await self._rows.aggregate_measurements(selected, bucket_hours, after, size + 1)
+        response = pb.AggregateMeasurementsResponse(aggregates=page[:size])
+        if len(page) > size:
+            response.next_page_token = paging.encode_token(aggregate_cursor(page[size - 1]))
+        return response
+
     async def PutAcquisition(  # noqa: N802
         self, request: pb.PutAcquisitionRequest, context: _Context
     ) -> pb.PutAcquisitionResponse:
         """Stores the state of an acquisition; with a terminal one also the collection of its recordings."""
         requests.check_put_acquisition(request)
         acquisition = request.acquisition
-        await self._rows.put_acquisition(acquisition, request.expected_revision)
+        waiting = await self._rows.put_acquisition(acquisition, request.expected_revision)
         if acquisition.state in TERMINAL_STATES:
-            await self._archive.write_collection(acquisition.acquisition_id)
-        return pb.PutAcquisitionResponse(acquisition=acquisition)
+            await self._collections.complete(acquisition.acquisition_id)
+        return pb.PutAcquisitionResponse(acquisition=acquisition, waiting=waiting)
 
     async def GetAcquisition(  # noqa: N802
         self, request: pb.GetAcquisitionRequest, context: _Context

@@ -23,9 +23,9 @@ from heimdall.common.v1.error_pb2 import ErrorDetail
 from heimdall.common.v1.iq_pb2 import Block, End, Gap, GapReason, IqEvent, SampleFormat, Segment, Stamp, TimeSolution
 from heimdall.common.v1.receiver_pb2 import Receiver
 from heimdall.common.v1.recording_pb2 import Recording
+from heimdall.timing import unix_ns_at, utc_text
 from storage_svc.contents import Contents
 from storage_svc.plain import from_plain, to_plain
-from storage_svc.timing import unix_ns_at, utc_text
 
 T = TypeVar("T")
 M = TypeVar("M", bound=Message)

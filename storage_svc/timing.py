@@ -1,25 +1,12 @@
-"""Sample indices and UTC nanoseconds, related by a time solution."""
+"""From UTC nanoseconds back to sample indices, and what relates the two before there is a time solution."""
 
 from __future__ import annotations
 
 import math
-from datetime import UTC, datetime
 from fractions import Fraction
 
 from heimdall.common.v1.iq_pb2 import Block, Segment, TimeSolution
-
-NS_PER_S = 1_000_000_000
-
-
-def unix_ns_at(solution: TimeSolution, sample_index: int) -> int:
-    """Returns the UTC of a sample in ns since 1970: reference + (index - reference index) / rate.
-
-    Args:
-        solution: The time solution; its rate is above 0.
-        sample_index: The sample, counted from the start of the window.
-    """
-    distance = sample_index - solution.reference_sample_index
-    return solution.reference_unix_ns + round(distance * NS_PER_S / solution.sample_rate_hz)
+from heimdall.timing import NS_PER_S, unix_ns_at
 
 
 def first_index_at(solution: TimeSolution, unix_ns: int) -> int:
@@ -42,9 +29,3 @@ def announced_solution(segment: Segment, block: Block) -> TimeSolution:
         reference_unix_ns=block.first_sample_unix_ns,
         sample_rate_hz=segment.sample_rate_hz,
     )
-
-
-def utc_text(unix_ns: int) -> str:
-    """Returns a time in ns since 1970 as ISO 8601 text in UTC with nanoseconds, which sorts as text."""
-    seconds, ns = divmod(unix_ns, NS_PER_S)
-    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%S}.{ns:09d}Z"

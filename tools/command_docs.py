@@ -13,9 +13,9 @@ _INTRODUCTION = """# Command line
 
 Generated from `heimdall/cli` by `tools/command_docs.py`; do not edit.
 
-Frequencies read `145.5MHz`, `7100kHz`, `1.2GHz`, `77500`; durations `5`, `5s`, `250ms`, `2m`, `1h`; times RFC 3339, or
-`+10s` and `-1h` from now. With `--json` a command prints protobuf JSON on standard output, one object a line. Progress,
-warnings and errors go to standard error; an error is one line that begins with `error:`.
+Frequencies read `145.5MHz`, `7100kHz`, `1.2GHz`, `77500`; durations `5`, `5s`, `250ms`, `2m` or `2min`, `1h`, `7d`;
+times RFC 3339, or `+10s` and `-1h` from now. With `--json` a command prints protobuf JSON on standard output, one
+object a line. Progress, warnings and errors go to standard error; an error is one line that begins with `error:`.
 
 | exit status | |
 |---|---|

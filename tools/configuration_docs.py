@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
 from annotated_types import Ge, Gt, Le
-from pydantic import BaseModel
+from pydantic import BaseModel, SecretStr
 from pydantic.fields import FieldInfo
 
 from heimdall.runtime.settings import Settings
@@ -50,7 +50,14 @@ def _type_name(annotation: Any) -> str:
         return f"list of {_type_name(get_args(annotation)[0])}"
     if get_origin(annotation) is types.UnionType:
         return " or ".join(_type_name(part) for part in get_args(annotation) if part is not types.NoneType)
-    names = {int: "integer", float: "number", str: "text", Path: "path", bool: "true or false"}
+    names = {
+        int: "integer",
+        float: "number",
+        str: "text",
+        SecretStr: "secret text",
+        Path: "path",
+        bool: "true or false",
+    }
     return names.get(annotation, getattr(annotation, "__name__", str(annotation)))
 
 
@@ -74,6 +81,8 @@ def _default(field: FieldInfo) -> str:
         return "none"
     if isinstance(value, tuple):
         return ", ".join(f"`{part}`" for part in value) or "none"
+    if isinstance(value, SecretStr):
+        return f"`{value.get_secret_value()}`"
     return f"`{value}`"
 
 

@@ -11,9 +11,14 @@ from typing import Final
 
 _PACKAGES: Final = {
     "grpcurl": ("github.com/fullstorydev/grpcurl/cmd/grpcurl", "v1.9.4"),
+    "mc": ("github.com/minio/mc", "v0.0.0-20250313080218-cf909e1063a9"),
+    "minio": ("github.com/minio/minio", "v0.0.0-20260212201848-7aac2a2c5b7c"),
     "protoc-gen-go": ("google.golang.org/protobuf/cmd/protoc-gen-go", "v1.36.12"),
     "protoc-gen-go-grpc": ("google.golang.org/grpc/cmd/protoc-gen-go-grpc", "v1.6.2"),
 }
+
+_NOT_FOR_ALL: Final = frozenset(("mc",))
+"""Built only where it is asked for: MinIO's client is for the compose file alone."""
 
 
 def cache_folder() -> Path:
@@ -45,15 +50,18 @@ def build(name: str) -> None:
 
 
 def main() -> None:
-    """Builds what is missing and fetches the modules of the Go program that the tests build."""
+    """Builds what is missing of the programs that are named, by default of those that most tests need.
+
+    Fetches the modules of the Go program that the tests build, too.
+    """
     try:
-        for name in _PACKAGES:
+        for name in sys.argv[1:] or sorted(_PACKAGES.keys() - _NOT_FOR_ALL):
             if not tool_path(name).exists():
                 print(f"building {name} into {tool_path(name).parent}", flush=True)
                 build(name)
         subprocess.run(["go", "mod", "download"], cwd=Path(__file__).parent.parent / "tests" / "go", check=True)
     except FileNotFoundError as error:
-        sys.exit(f"go_tools: {error}; grpcurl and the Go stubs need Go 1.25 or newer on the PATH")
+        sys.exit(f"go_tools: {error}; grpcurl, MinIO and the Go stubs need Go 1.25 or newer on the PATH")
     except subprocess.CalledProcessError as error:
         sys.exit(f"go_tools: {error}")
 

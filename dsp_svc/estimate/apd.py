@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from dsp_svc.estimate.samples import Samples
+from heimdall.samples import Samples
 
 LOWEST_DBFS = -120.0
 """The lowest level whose probability is known."""

@@ -10,7 +10,7 @@ import numpy.typing as npt
 import scipy.fft
 
 from dsp_svc.estimate.result import Quantity, Reason
-from dsp_svc.estimate.samples import Samples
+from heimdall.samples import Samples
 
 AVERAGE_S = 0.1
 """The longest stretch that is averaged before the coherent sum."""

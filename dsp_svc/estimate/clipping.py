@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dsp_svc.estimate.result import Quantity, Reason
-from dsp_svc.estimate.samples import SampleCoding, SampleFormat
+from heimdall.samples import SampleCoding, SampleFormat
 
 WRAP_STEP = 1.2
 """A component that changes by more than this, in full scales, from one sample to the next has wrapped."""

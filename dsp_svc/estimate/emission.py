@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import scipy.fft
 
-from dsp_svc.estimate.samples import Samples
+from heimdall.samples import Samples
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,8 @@ from dsp_svc.estimate.offset import Tone, frequency_offset_hz
 from dsp_svc.estimate.psd import Spectrum
 from dsp_svc.estimate.psk import psk_offset_hz
 from dsp_svc.estimate.result import Quantity, Reason, Validity
-from dsp_svc.estimate.samples import Samples
 from dsp_svc.estimate.snr import Band
+from heimdall.samples import Samples
 
 MAX_SAMPLES = 1 << 16
 """Of a longer run only the loudest stretch of this length is looked at, which bounds the cost."""

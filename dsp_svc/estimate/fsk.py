@@ -11,8 +11,8 @@ import scipy.fft
 
 from dsp_svc.estimate.emission import emission_in
 from dsp_svc.estimate.result import Quantity, Reason
-from dsp_svc.estimate.samples import Samples
 from dsp_svc.estimate.snr import Band
+from heimdall.samples import Samples
 
 MIN_SAMPLES = 256
 """Shorter runs hold too few symbols to show that there are two tones."""

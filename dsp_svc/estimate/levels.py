@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from dsp_svc.estimate.result import Quantity, Reason
-from dsp_svc.estimate.samples import Samples
+from heimdall.samples import Samples
 
 _BATCH_SAMPLES = 1 << 14  # every array of a batch stays in the processor's cache
 MIN_DC_SAMPLES = 256

@@ -17,9 +17,9 @@ from dsp_svc.estimate.offset import Tone, find_tone
 from dsp_svc.estimate.percentiles import Rows, rows
 from dsp_svc.estimate.psd import Periodograms, Welch, line_powers, segment_lines
 from dsp_svc.estimate.result import Reason
-from dsp_svc.estimate.samples import SampleCoding, Samples
 from dsp_svc.estimate.snr import Band
 from dsp_svc.estimate.spectral_kurtosis import PowerSums, power_sums
+from heimdall.samples import SampleCoding, Samples
 
 _WITHOUT_SPECTRUM: Final = frozenset(
     {Metric.KURTOSIS, Metric.CREST_FACTOR, Metric.CLIPPING, Metric.DC_OFFSET, Metric.AMPLITUDE_DISTRIBUTION}

@@ -10,7 +10,7 @@ import numpy.typing as npt
 import scipy.fft
 
 from dsp_svc.estimate.result import Quantity, Reason
-from dsp_svc.estimate.samples import Samples
+from heimdall.samples import Samples
 
 MIN_SAMPLES = 256
 """Shorter runs have too few neighbouring bins to measure the noise beside the tone."""

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import scipy.fft
 
-from dsp_svc.estimate.samples import Samples
+from heimdall.samples import Samples
 
 MIN_SEGMENT_LENGTH = 16
 MAX_SEGMENT_LENGTH = 16_384

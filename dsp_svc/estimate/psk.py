@@ -11,8 +11,8 @@ import scipy.fft
 from dsp_svc.estimate.emission import Emission, emission_in
 from dsp_svc.estimate.offset import MIN_SAMPLES, Tone, find_tone
 from dsp_svc.estimate.result import Quantity, Reason
-from dsp_svc.estimate.samples import Samples
 from dsp_svc.estimate.snr import Band
+from heimdall.samples import Samples
 
 ORDERS = (2, 4, 8)
 """The powers M that are tried, in this order."""

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from contextlib import aclosing
 from pathlib import Path
 
 import click
 
 from heimdall.cli import text
-from heimdall.cli.filters import limit_option
+from heimdall.cli.filters import first_of, limit_option
 from heimdall.cli.outcome_table import print_acquisition
 from heimdall.cli.output import print_json, print_table
 from heimdall.cli.session import config_option, json_option, run_with_client
@@ -43,14 +42,8 @@ def list_command(states: tuple[str, ...], limit: int, config: Path | None, as_js
     """Lists acquisitions, newest first."""
 
     async def work(client: HeimdallClient) -> list[Acquisition]:
-        found: list[Acquisition] = []
         wanted = [Acquisition.State.Value(f"{_PREFIX}{state}") for state in states]
-        async with aclosing(client.list_acquisitions(wanted, page_size=min(limit, 1000))) as listed:
-            async for acquisition in listed:
-                found.append(acquisition)
-                if len(found) == limit:
-                    break
-        return found
+        return await first_of(client.list_acquisitions(wanted, page_size=min(limit, 1000)), limit)
 
     found = run_with_client(config, work)
     if as_json:

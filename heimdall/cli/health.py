@@ -19,6 +19,8 @@ from heimdall.runtime.settings import MeshSettings
 
 _SERVING = "SERVING"
 _UNKNOWN = "UNKNOWN"
+_BACKENDS = ("objects", "measurements", "spool")
+"""What the storage service keeps things in; each has a health of its own."""
 
 
 @dataclass(frozen=True)
@@ -27,6 +29,8 @@ class _Health:
     target: str
     status: str
     detail: str
+    backends: dict[str, str]
+    """Status by name; empty but for storage."""
 
 
 @click.command()
@@ -41,7 +45,10 @@ class _Health:
 @config_option
 @json_option
 def health(services: tuple[str, ...], config: Path | None, as_json: bool) -> ExitStatus:
-    """Asks every service whether it can do its work; exit status 1 if one can not."""
+    """Asks every service whether it can do its work; exit status 1 if one can not.
+
+    Also names what storage lacks: while its database or object store is away it goes on all the same.
+    """
     results = run_async(_check_all(read_settings(config).mesh, services or SERVICE_NAMES))
     if as_json:
         for result in results:
@@ -66,12 +73,27 @@ async def _check_all(mesh: MeshSettings, services: tuple[str, ...]) -> list[_Hea
 
 async def _check(service: str, target: str) -> _Health:
     try:
-        return _Health(service, target, await check_health(target, full_name(service)), "")
+        status = await check_health(target, full_name(service))
     except HeimdallError as error:
-        return _Health(service, target, _UNKNOWN, f"{error.reason_name}: {error.message}")
+        return _Health(service, target, _UNKNOWN, f"{error.reason_name}: {error.message}", {})
+    names = _BACKENDS if service == "storage" else ()
+    answers = await asyncio.gather(*(_check_backend(target, f"{full_name(service)}/{name}") for name in names))
+    backends = dict(zip(names, answers, strict=True))
+    away = [f"{name} is {answer}" for name, answer in backends.items() if answer != _SERVING]
+    return _Health(service, target, status, f"{', '.join(away)}; its log says why" if away else "", backends)
+
+
+async def _check_backend(target: str, name: str) -> str:
+    try:
+        return await check_health(target, name)
+    except HeimdallError:
+        # It was not looked at yet, or nobody answers any more.
+        return _UNKNOWN
 
 
 def _to_message(result: _Health) -> Struct:
     message = Struct()
     message.update({"service": full_name(result.service), "target": result.target, "status": result.status})
+    if result.backends:
+        message.update({"backends": result.backends})
     return message

@@ -14,6 +14,7 @@ from heimdall.cli.status import ExitStatus
 _COMMANDS: Final = {
     "acquire": "heimdall.cli.acquire:acquire",
     "acquisitions": "heimdall.cli.acquisitions:acquisitions",
+    "dead-letters": "heimdall.cli.processes:dead_letters",
     "demo": "heimdall.cli.demo:demo",
     "health": "heimdall.cli.health:health",
     "measurements": "heimdall.cli.measurements:measurements",

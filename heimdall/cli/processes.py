@@ -1,15 +1,18 @@
-"""Commands that become another program: one service, the simulator, the migrations."""
+"""Commands that become another program: one service, the simulator, the migrations, the dead letters."""
 
 from __future__ import annotations
 
 import os
 import sys
 from pathlib import Path
+from typing import Final
 
 import click
 
-from heimdall.cli.session import config_option
+from heimdall.cli.session import config_option, json_option
 from heimdall.local import SERVICE_NAMES
+
+_DEAD_LETTERS: Final = "storage_svc.dead_letters"
 
 
 @click.command()
@@ -37,6 +40,46 @@ def simulate(scenario: Path, host: str, any_port: bool) -> None:
 def migrate(config: Path | None) -> None:
     """Brings the tables of the storage service to the newest schema."""
     _become("storage_svc.migrate", *_config_arguments(config))
+
+
+@click.group("dead-letters")
+def dead_letters() -> None:
+    """Shows, retries and drops rows that the database refused.
+
+    They are in the data folder of the storage service, so it has to be on this machine; it may run or not.
+    """
+
+
+@dead_letters.command("list")
+@config_option
+@json_option
+def list_command(config: Path | None, as_json: bool) -> None:
+    """Lists dead letters, the oldest first; with --json also the rows themselves."""
+    _become(_DEAD_LETTERS, "list", *_config_arguments(config), *(["--json"] if as_json else []))
+
+
+@dead_letters.command("retry")
+@click.argument("numbers", metavar="[NUMBER]...", type=int, nargs=-1)
+@click.option("--all", "every", is_flag=True, help="All of them.")
+@config_option
+def retry_command(numbers: tuple[int, ...], every: bool, config: Path | None) -> None:
+    """Puts dead letters behind the rows that wait; a storage service that runs feeds them to the database again."""
+    _become(_DEAD_LETTERS, "retry", *_choice(numbers, every), *_config_arguments(config))
+
+
+@dead_letters.command("drop")
+@click.argument("numbers", metavar="[NUMBER]...", type=int, nargs=-1)
+@click.option("--all", "every", is_flag=True, help="All of them.")
+@config_option
+def drop_command(numbers: tuple[int, ...], every: bool, config: Path | None) -> None:
+    """Deletes dead letters, and with them their rows."""
+    _become(_DEAD_LETTERS, "drop", *_choice(numbers, every), *_config_arguments(config))
+
+
+def _choice(numbers: tuple[int, ...], every: bool) -> list[str]:
+    if every == bool(numbers):
+        raise click.UsageError("name the NUMBERs that heimdall dead-letters list shows, or --all")
+    return ["--all"] if every else [str(number) for number in numbers]
 
 
 def _config_arguments(config: Path | None) -> list[str]:

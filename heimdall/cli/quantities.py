@@ -16,7 +16,9 @@ _NANOSECONDS: Final = {
     "ms": Decimal(10**6),
     "s": Decimal(10**9),
     "m": Decimal(60 * 10**9),
+    "min": Decimal(60 * 10**9),
     "h": Decimal(3600 * 10**9),
+    "d": Decimal(86400 * 10**9),
 }
 _NUMBER_AND_UNIT: Final = re.compile(r"(\d+(?:\.\d+)?|\.\d+) ?([A-Za-z]*)", re.ASCII)
 
@@ -45,7 +47,7 @@ def parse_duration_ns(text: str) -> int:
     """Reads a duration.
 
     Args:
-        text: A decimal number, then ms, s, m (minutes), h or nothing for s, such as 250ms.
+        text: A decimal number, then ms, s, m or min, h, d (24 h) or nothing for s, such as 250ms.
 
     Returns:
         The duration in ns, exact.
@@ -55,7 +57,7 @@ def parse_duration_ns(text: str) -> int:
     """
     scaled = _scale(text, _NANOSECONDS)
     if scaled is None:
-        raise ValueError(f"{text!r} is not a duration; write it like 5, 5s, 250ms, 2m or 1h")
+        raise ValueError(f"{text!r} is not a duration; write it like 5, 5s, 250ms, 2m, 1h or 7d")
     if scaled == 0 or scaled != scaled.to_integral_value():
         raise ValueError(f"{text!r} is not a duration; it must be above 0 and in whole nanoseconds")
     return int(scaled)

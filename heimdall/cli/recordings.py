@@ -1,30 +1,30 @@
-"""The commands `heimdall recordings list|get`."""
+"""The commands `heimdall recordings list|get|download`."""
 
 from __future__ import annotations
 
-import hashlib
-import shutil
-from contextlib import aclosing
 from pathlib import Path
 
 import click
 
 from heimdall.cli import text
-from heimdall.cli.filters import filter_options, limit_option
+from heimdall.cli.filters import filter_options, first_of, limit_option
 from heimdall.cli.output import print_json, print_table, short_path
-from heimdall.cli.session import CommandError, config_option, json_option, run_with_client
+from heimdall.cli.session import CommandError, config_option, json_option, read_settings, run_with_client
+from heimdall.cli.status import ExitStatus
 from heimdall.client import HeimdallClient
+from heimdall.common.v1.error_pb2 import ErrorReason
 from heimdall.common.v1.recording_pb2 import Recording
+from heimdall.errors import HeimdallError
 from heimdall.storage.v1.storage_pb2 import RecordFilter
 
 _HEADINGS = ("start", "acquisition", "receiver", "state", "complete", "samples", "lost", "gaps", "bytes", "path")
-_META_SUFFIX = ".sigmf-meta"
-_DATA_SUFFIX = ".sigmf-data"
+_OF_ONE_RECORDING = (ErrorReason.ERROR_REASON_RECORDING_NOT_FOUND, ErrorReason.ERROR_REASON_CHECKSUM_MISMATCH)
+"""Reasons why one recording can not be had while others can."""
 
 
 @click.group()
 def recordings() -> None:
-    """Lists recordings and copies them."""
+    """Lists recordings and downloads them."""
 
 
 @recordings.command("list")
@@ -36,7 +36,7 @@ def list_command(record_filter: RecordFilter, limit: int, config: Path | None, a
     """Lists recordings, newest first."""
 
     async def work(client: HeimdallClient) -> list[Recording]:
-        return await _select(client, record_filter, limit)
+        return await first_of(client.list_recordings(record_filter, page_size=min(limit, 1000)), limit)
 
     found = run_with_client(config, work)
     if as_json:
@@ -46,64 +46,79 @@ def list_command(record_filter: RecordFilter, limit: int, config: Path | None, a
         print_table(_HEADINGS, (_row(recording) for recording in found), right=("samples", "lost", "gaps", "bytes"))
 
 
-@recordings.command("get")
-@click.argument("acquisition_id")
-@click.argument("receiver_id")
-@click.option(
+_output_option = click.option(
     "--output",
     type=click.Path(file_okay=False, path_type=Path),
     default=Path(),
-    help="Folder to write the SigMF pair into. Default: the current one.",
+    help="Folder to write into. Default: the current one.",
 )
+
+
+@recordings.command("get")
+@click.argument("acquisition_id")
+@click.argument("receiver_id")
+@_output_option
 @config_option
 @json_option
 def get_command(acquisition_id: str, receiver_id: str, output: Path, config: Path | None, as_json: bool) -> None:
-    """Copies the SigMF pair of one recording out of a store on this machine, and checks it against its SHA-512."""
+    """Downloads the SigMF pair of one recording, and checks it against its SHA-512.
+
+    Out of a store that is a folder it is copied, on the machine that has the folder.
+    """
     record_filter = RecordFilter(acquisition_id=acquisition_id, receiver_ids=[receiver_id])
+    ca_file = read_settings(config).minio.ca_file
 
-    async def work(client: HeimdallClient) -> list[Recording]:
-        return await _select(client, record_filter, 1)
+    async def work(client: HeimdallClient) -> tuple[Recording, Path]:
+        found = await first_of(client.list_recordings(record_filter, page_size=1), 1)
+        if not found:
+            raise CommandError(
+                f"RECORDING_NOT_FOUND: acquisition {acquisition_id!r} has no recording of receiver {receiver_id!r}"
+            )
+        return found[0], await client.download_recording(found[0], output, ca_file=ca_file)
 
-    found = run_with_client(config, work)
-    if not found:
-        raise CommandError(
-            f"RECORDING_NOT_FOUND: acquisition {acquisition_id!r} has no recording of receiver {receiver_id!r}"
-        )
-    meta = _copy_pair(found[0], output)
+    recording, meta = run_with_client(config, work)
     if as_json:
-        print_json(found[0])
+        print_json(recording)
     else:
         click.echo(meta)
 
 
-async def _select(client: HeimdallClient, record_filter: RecordFilter, limit: int) -> list[Recording]:
-    found: list[Recording] = []
-    async with aclosing(client.list_recordings(record_filter, page_size=min(limit, 1000))) as listed:
-        async for recording in listed:
-            found.append(recording)
-            if len(found) == limit:
-                break
-    return found
+@recordings.command("download")
+@filter_options
+@_output_option
+@config_option
+@json_option
+def download_command(record_filter: RecordFilter, output: Path, config: Path | None, as_json: bool) -> ExitStatus:
+    """Downloads the SigMF pairs of all recordings that match, each into a folder called as its acquisition.
 
+    Pairs that are there already are left alone. Exit status 3 if some can not be had, 1 if none can.
+    """
+    ca_file = read_settings(config).minio.ca_file
 
-def _copy_pair(recording: Recording, folder: Path) -> Path:
-    """Copies data, then metadata, and returns the path of the metadata."""
-    source = Path(recording.location)
-    if recording.state != Recording.STATE_STORED or not source.is_file():
-        raise CommandError(
-            f"the recording is {text.enum_label(recording, 'state')} at {recording.location or 'no place yet'}, which "
-            "is no file on this machine; StorageService.ReadRecording streams its samples from anywhere"
-        )
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        data = shutil.copy(source.with_suffix(_DATA_SUFFIX), folder)
-        with Path(data).open("rb") as samples:
-            digest = hashlib.file_digest(samples, "sha512").hexdigest()
-        if digest != recording.data_sha512:
-            raise CommandError(f"CHECKSUM_MISMATCH: {data} has SHA-512 {digest}, stored was {recording.data_sha512}")
-        return Path(shutil.copy(source, folder))
-    except OSError as error:
-        raise CommandError(f"{error.filename}: {error.strerror}") from error
+    async def work(client: HeimdallClient) -> ExitStatus:
+        had = missing = 0
+        async for recording in client.list_recordings(record_filter):
+            folder = output / recording.acquisition_id
+            meta = folder / f"{recording.receiver_id}.sigmf-meta"
+            try:
+                if not meta.exists():
+                    await client.download_recording(recording, folder, ca_file=ca_file)
+            except HeimdallError as error:
+                if error.reason not in _OF_ONE_RECORDING:
+                    raise
+                click.echo(f"{error.reason_name}: {error.message}", err=True)
+                missing += 1
+                continue
+            had += 1
+            if as_json:
+                print_json(recording)
+            else:
+                click.echo(meta)
+        if not missing:
+            return ExitStatus.COMPLETE
+        return ExitStatus.PARTIAL if had else ExitStatus.FAILED
+
+    return run_with_client(config, work)
 
 
 def _row(recording: Recording) -> tuple[str, ...]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Annotated, Final, Literal, get_args
 
 from annotated_types import Ge, Gt, Le
-from pydantic import BaseModel, ConfigDict, StringConstraints, ValidationError
+from pydantic import BaseModel, ConfigDict, SecretStr, StringConstraints, ValidationError
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
@@ -24,7 +24,13 @@ Count = Annotated[int, Gt(0), Le(1_000_000)]
 
 _PREFIX: Final = "HEIMDALL_"
 _OTHER_VARIABLES: Final = frozenset(
-    ("HEIMDALL_CONFIG", "HEIMDALL_REALDATA", "HEIMDALL_TOOL_CACHE", "HEIMDALL_CONTRACT_BASE")
+    (
+        "HEIMDALL_CONFIG",
+        "HEIMDALL_REALDATA",
+        "HEIMDALL_TOOL_CACHE",
+        "HEIMDALL_CONTRACT_BASE",
+        "HEIMDALL_TEST_TIMESCALE_DSN",
+    )
 )
 """Variables of this project that are not settings: where the file is, and what development needs."""
 
@@ -132,7 +138,11 @@ class StorageSettings(Section):
     port: Port = 50054
     """Port to listen on; 0 takes a free one."""
     data_dir: Path = Path("heimdall-data")
-    """Folder of spool, objects and database; a relative path starts at the folder of heimdall.toml."""
+    """Folder of the spool, and of the embedded stores; a relative path starts at the folder of heimdall.toml."""
+    objects: Literal["directory", "minio"] = "directory"
+    """Where samples go: a directory in data_dir, or the bucket of the section minio."""
+    rows: Literal["sqlite", "timescale"] = "sqlite"
+    """Where measurements go: a file in data_dir, or the database of the section timescale."""
     max_stream_count: Count = 128
     """Most streams at once."""
     spool_max_bytes: ByteCount = 20 * 1024**3
@@ -143,6 +153,66 @@ class StorageSettings(Section):
     """Most bytes of one recording that wait to be made durable."""
     resume_window_s: Seconds = 60.0
     """How long an abandoned recording waits for its writer."""
+    rows_spool_max_bytes: ByteCount = 1024**3
+    """Most bytes on disk of rows that wait for a database that is away."""
+
+
+class MinioSettings(Section):
+    """The object store, MinIO or another with the S3 protocol, if storage.objects is minio."""
+
+    endpoint: Annotated[str, StringConstraints(pattern=r"^https?://[^/\s@]+$")] = "http://127.0.0.1:9000"
+    """Scheme, host and port; https asks for TLS."""
+    public_endpoint: Annotated[str, StringConstraints(pattern=r"^https?://[^/\s@]+$")] | None = None
+    """Scheme, host and port where those who download by URL reach the store, if that is another."""
+    access_key: SecretStr | None = None
+    """User of the store."""
+    secret_key: SecretStr | None = None
+    """Password of the user."""
+    access_key_file: Path | None = None
+    """File that holds the user instead."""
+    secret_key_file: Path | None = None
+    """File that holds the password instead."""
+    ca_file: Path | None = None
+    """PEM file of certificates to trust instead of the system's."""
+    region: Annotated[str, StringConstraints(min_length=1)] = "us-east-1"
+    """Region of the bucket."""
+    part_bytes: Annotated[int, Ge(5 * 1024**2), Le(5 * 1024**3)] = 16 * 1024**2
+    """Size of the parts in which a large object is uploaded."""
+    upload_count: Annotated[int, Ge(1), Le(64)] = 4
+    """Most uploads at once; each holds a few parts in memory."""
+    timeout_s: Seconds = 30.0
+    """Longest wait for the store to take or give something."""
+
+
+class TimescaleSettings(Section):
+    """The database, TimescaleDB or plain PostgreSQL, if storage.rows is timescale."""
+
+    dsn: SecretStr = SecretStr("postgresql://heimdall_user@127.0.0.1:5432/heimdall")
+    """Where the database is, as postgresql://user@host:port/database, with options such as ?sslmode=verify-full."""
+    password: SecretStr | None = None
+    """Password of the user."""
+    password_file: Path | None = None
+    """File that holds the password instead."""
+    max_connection_count: Annotated[int, Ge(1), Le(100)] = 8
+    """Most connections at once."""
+    connect_timeout_s: Seconds = 5.0
+    """Longest wait for a connection."""
+    statement_timeout_s: Seconds = 10.0
+    """Longest time that a statement may take; the database then counts as away."""
+    batch_interval_s: Annotated[float, Ge(0), Le(10)] = 0.05
+    """Longest time that rows are collected before they are written together."""
+    batch_row_count: Annotated[int, Ge(1), Le(100_000)] = 1000
+    """Number of collected rows that are written at once."""
+    use_copy: bool = True
+    """Whether rows travel by COPY; without it by INSERT, which is slower and works through everything."""
+    chunk_days: Annotated[float, Gt(0), Le(366)] = 1.0
+    """Length of a hypertable's chunk, when it is made."""
+    compress_after_days: Annotated[float, Ge(0), Le(36_600)] = 7.0
+    """Age at which chunks are compressed; 0 for never."""
+    retention_days: Annotated[float, Ge(0), Le(36_600)] = 30.0
+    """Age at which measurements are deleted; 0 for never."""
+    aggregate_interval_s: Annotated[float, Ge(60), Le(86400)] = 1800.0
+    """How often the hourly aggregate is brought up to date; what is newer is summarised when asked."""
 
 
 class Settings(BaseSettings):
@@ -162,6 +232,8 @@ class Settings(BaseSettings):
     fetcher: FetcherSettings = FetcherSettings()
     dsp: DspSettings = DspSettings()
     storage: StorageSettings = StorageSettings()
+    minio: MinioSettings = MinioSettings()
+    timescale: TimescaleSettings = TimescaleSettings()
 
     @classmethod
     def settings_customise_sources(
@@ -215,16 +287,40 @@ def load_settings(path: Path | None = None) -> Settings:
     except ValueError as error:
         raise SettingsError(f"{path or 'environment'}: {error}") from error
     base = path.parent.resolve() if path is not None else Path.cwd()
-    return settings.model_copy(
-        update={
-            "fetcher": settings.fetcher.model_copy(
-                update={
-                    "receivers_file": (base / settings.fetcher.receivers_file).resolve(),
-                    "state_file": (base / settings.fetcher.state_file).resolve(),
-                }
-            ),
-            "storage": settings.storage.model_copy(update={"data_dir": (base / settings.storage.data_dir).resolve()}),
-        }
+    return settings.model_copy(update={name: _absolute(section, base) for name, section in settings})
+
+
+def read_secret(key: str, value: SecretStr | None, file: Path | None) -> str | None:
+    """Returns a secret from its setting, or from the file that is named instead.
+
+    Args:
+        key: The setting, such as minio.secret_key; that of the file has _file behind it.
+        value: Its value.
+        file: The file: one line of text.
+
+    Returns:
+        The secret; None if neither is set.
+
+    Raises:
+        SettingsError: If both are set, or the file can not be read or is empty.
+    """
+    if file is None:
+        return None if value is None else value.get_secret_value()
+    if value is not None:
+        raise SettingsError(f"{key} and {key}_file are both set; leave one out")
+    try:
+        secret = file.read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingsError(f"{key}_file: {file}: can not be read: {error}") from error
+    if not secret:
+        raise SettingsError(f"{key}_file: {file}: is empty; it must hold the secret")
+    return secret
+
+
+def _absolute(section: Section, base: Path) -> Section:
+    """Returns a section whose paths do not depend on the current folder."""
+    return section.model_copy(
+        update={name: (base / value).resolve() for name, value in section if isinstance(value, Path)}
     )
 
 
@@ -267,16 +363,29 @@ def describe(error: ValidationError, model: type[BaseModel], source: str | Calla
         elif entry["type"] == "missing":
             lines.append(f"{place}: is required and missing")
         else:
-            lines.append(f"{place}: {entry['msg']}; got {entry['input']!r}")
+            # Pydantic's text of a secret does not show it, but the value that it gives beside it would.
+            got = "a secret" if _is_secret(model, entry["loc"]) else repr(entry["input"])
+            lines.append(f"{place}: {entry['msg']}; got {got}")
     return "\n".join(lines)
 
 
 def _known_keys(model: type[BaseModel], location: tuple[int | str, ...]) -> str:
     """Names the keys that would be right where an unknown one stands."""
+    return f"known here: {', '.join(sorted(_model_at(model, location).model_fields))}"
+
+
+def _is_secret(model: type[BaseModel], location: tuple[int | str, ...]) -> bool:
+    """Returns whether the value at a place must not be shown."""
+    field = _model_at(model, location).model_fields.get(str(location[-1])) if location else None
+    return field is not None and SecretStr in (field.annotation, *get_args(field.annotation))
+
+
+def _model_at(model: type[BaseModel], location: tuple[int | str, ...]) -> type[BaseModel]:
+    """Returns the model that has the last key of a place."""
     for part in location[:-1]:
         field = model.model_fields.get(str(part))
         inner = None if field is None else field.annotation
         for candidate in (inner, *get_args(inner)):
             if isinstance(candidate, type) and issubclass(candidate, BaseModel):
                 model = candidate
-    return f"known here: {', '.join(sorted(model.model_fields))}"
+    return model

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from storage_svc.measurements.base import Cursor, MeasurementStore, RowFilter
+from storage_svc.measurements.base import Cursor, MeasurementStore, RowFilter, WriteCounts
 
-__all__ = ["Cursor", "MeasurementStore", "RowFilter"]
+__all__ = ["Cursor", "MeasurementStore", "RowFilter", "WriteCounts"]

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol, TypeAlias
+from typing import NamedTuple, Protocol, TypeAlias
 
 from heimdall.common.v1.acquisition_pb2 import Acquisition
+from heimdall.common.v1.error_pb2 import ErrorReason
 from heimdall.common.v1.measurement_pb2 import Measurement, MeasurementScope
 from heimdall.common.v1.recording_pb2 import Recording
+from heimdall.errors import HeimdallError
+from heimdall.storage.v1.storage_pb2 import MeasurementAggregate
 from storage_svc.ids import RecordingKey
 
-Cursor: TypeAlias = tuple[int | str, ...]
+Cursor: TypeAlias = tuple[int | float | str, ...]
 """Sort key of the last row of a page; the next page begins after it, whatever was inserted meanwhile."""
 
 
@@ -53,17 +56,48 @@ def acquisition_cursor(acquisition: Acquisition) -> Cursor:
     return (acquisition.create_time.ToNanoseconds(), acquisition.acquisition_id)
 
 
+def aggregate_cursor(aggregate: MeasurementAggregate) -> Cursor:
+    """Returns where a page that ends with this aggregate ended."""
+    return (aggregate.bucket_start_time.seconds, aggregate.receiver_id, aggregate.center_frequency_hz)
+
+
+class WriteCounts(NamedTuple):
+    """What became of measurements that were written; the rest was there already."""
+
+    inserted: int
+    """Number of measurements that were new."""
+    waiting: int = 0
+    """Number of measurements that wait on disk for the database."""
+
+
+def revision_conflict(acquisition_id: str, stored: int, expected: int) -> HeimdallError:
+    """Returns the failure of a writer who expects another revision of an acquisition than is stored, 0 for none."""
+    is_now = f"is stored at revision {stored}" if stored else "is not stored yet"
+    return HeimdallError(
+        ErrorReason.ERROR_REASON_REVISION_CONFLICT,
+        f"acquisition {acquisition_id} {is_now}, the writer expects revision {expected}; read it and decide again",
+        metadata={"acquisition_id": acquisition_id, "stored_revision": stored, "expected_revision": expected},
+    )
+
+
 class MeasurementStore(Protocol):
     """Keeps the rows. What a method has written is durable when it returns; a repeated write changes nothing.
 
     Every method raises HeimdallError BACKEND_UNAVAILABLE if the database can not be reached, read or written.
     """
 
-    async def write_measurements(self, measurements: Sequence[Measurement]) -> int:
+    async def watch(self) -> None:
+        """Does what has to go on in the background; returns when the store was closed.
+
+        Raises:
+            Exception: What a part of it crashed with: nothing is written any more.
+        """
+
+    async def write_measurements(self, measurements: Sequence[Measurement]) -> WriteCounts:
         """Stores measurements; the first of the same acquisition, receiver, scope and first index wins.
 
         Returns:
-            Number of measurements that were new.
+            How many were new, and how many wait for the database.
         """
 
     async def query_measurements(
@@ -87,10 +121,25 @@ class MeasurementStore(Protocol):
     async def list_recordings(self, selected: RowFilter, after: Cursor | None, limit: int) -> list[Recording]:
         """Returns recordings, newest window first; arguments as in `query_measurements`."""
 
-    async def put_acquisition(self, acquisition: Acquisition, expected_revision: int) -> None:
+    async def aggregate_measurements(
+        self, selected: RowFilter, bucket_hours: int, after: Cursor | None, limit: int
+    ) -> list[MeasurementAggregate]:
+        """Summarises measurement summaries by bucket, receiver and centre frequency, newest bucket first.
+
+        Args:
+            selected: What to summarise: times are full hours, the acquisition is not set.
+            bucket_hours: Length of a bucket in hours; buckets begin at multiples of it since 1970.
+            after: Cursor of the last aggregate of the page before; None for the first page.
+            limit: Most aggregates to return.
+        """
+
+    async def put_acquisition(self, acquisition: Acquisition, expected_revision: int) -> bool:
         """Makes or replaces an acquisition that is still at the expected revision; 0 if it must be new.
 
         A repeat of what is stored already is accepted.
+
+        Returns:
+            Whether it waits for the database.
 
         Raises:
             HeimdallError: REVISION_CONFLICT, with the stored revision in its metadata.

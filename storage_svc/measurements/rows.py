@@ -3,28 +3,53 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from heimdall.common.v1.acquisition_pb2 import Acquisition
 from heimdall.common.v1.iq_pb2 import TimeSource
 from heimdall.common.v1.measurement_pb2 import Estimate, Measurement, MeasurementProducts, MeasurementScope, Spectrum
 from heimdall.common.v1.recording_pb2 import Recording
-from storage_svc.timing import utc_text
+from heimdall.estimates import ESTIMATES, estimate_detail
+from heimdall.storage.v1.storage_pb2 import AggregatedQuantity, MeasurementAggregate
 
-ESTIMATES: Final = tuple(
-    field.name
-    for field in Measurement.DESCRIPTOR.fields
-    if field.message_type is not None and field.message_type.full_name == Estimate.DESCRIPTOR.full_name
+MEASUREMENT_COLUMNS: Final = (
+    "time",
+    "task_id",
+    "receiver_id",
+    "first_sample_index",
+    "first_sample_unix_ns",
+    "frequency_hz",
+    "sample_rate_hz",
+    "sample_count",
+    "lost_sample_count",
+    "duration_s",
+    *ESTIMATES,
+    "frequency_offset_sigma_hz",
+    "estimate_details",
+    "spectrum",
+    "products",
+    "time_source",
 )
-"""Fields of a measurement that are estimates; their columns have the same names."""
+"""Columns that a measurement brings; object_key and state come from its recording."""
+_TIME_SOURCES: Final = {number: name.removeprefix("TIME_SOURCE_") for name, number in TimeSource.items()}
+DECIBEL_AGGREGATES: Final = ("power_dbfs", "power_dbm", "noise_dbfs_per_hz", "snr_db")
+"""Quantities in decibels that are aggregated; their mean is that of the ratios."""
+HERTZ_AGGREGATES: Final = ("frequency_offset_hz", "occupied_bandwidth_hz")
+"""Quantities in Hz that are aggregated."""
 
 
-def measurement_row(measurement: Measurement) -> dict[str, object]:
-    """Returns the columns of a measurement; a quantity without a value is None, and estimate_details says why."""
+def measurement_row(measurement: Measurement, time: Callable[[int], object]) -> dict[str, object]:
+    """Returns the columns of a measurement; a quantity without a value is None, and estimate_details says why.
+
+    Args:
+        measurement: The measurement.
+        time: Turns a time in ns since 1970 into what the column time holds; also below.
+    """
     rate_hz = measurement.sample_rate_hz
     row: dict[str, object] = {
-        "time": utc_text(measurement.first_sample_unix_ns),
+        "time": time(measurement.first_sample_unix_ns),
         "task_id": measurement.acquisition_id,
         "receiver_id": measurement.receiver_id,
         "first_sample_index": measurement.first_sample_index,
@@ -36,17 +61,20 @@ def measurement_row(measurement: Measurement) -> dict[str, object]:
         "duration_s": measurement.sample_count / rate_hz if rate_hz > 0 else None,
         "spectrum": measurement.spectrum.SerializeToString() if measurement.HasField("spectrum") else None,
         "products": measurement.products.SerializeToString() if measurement.HasField("products") else None,
-        "time_source": TimeSource.Name(measurement.time_source).removeprefix("TIME_SOURCE_"),
+        "time_source": _TIME_SOURCES[measurement.time_source],
     }
-    details: dict[str, dict[str, object]] = {}
+    details = []
     for name in ESTIMATES:
+        if not measurement.HasField(name):  # type: ignore[arg-type]  # a name from the descriptor
+            row[name] = None
+            continue
         estimate: Estimate = getattr(measurement, name)
-        row[name] = estimate.value if estimate.HasField("value") else None
-        if measurement.HasField(name):  # type: ignore[arg-type]  # a name from the descriptor
-            details[name] = _detail(estimate)
+        value = estimate.value
+        row[name] = value if value or estimate.HasField("value") else None
+        details.append(estimate_detail(name, estimate))
     offset = measurement.frequency_offset_hz
     row["frequency_offset_sigma_hz"] = offset.sigma if offset.HasField("sigma") else None
-    row["estimate_details"] = json.dumps(details, separators=(",", ":"))
+    row["estimate_details"] = f"{{{','.join(details)}}}"
     return row
 
 
@@ -81,11 +109,31 @@ def measurement_from_row(row: Mapping[str, Any], scope: MeasurementScope.ValueTy
     return measurement
 
 
-def recording_row(recording: Recording) -> dict[str, object]:
+def aggregate_from_row(row: Mapping[str, Any]) -> MeasurementAggregate:
+    """Returns the aggregate of a row of the query aggregate_summary; a variance becomes a standard deviation."""
+    aggregate = MeasurementAggregate(
+        receiver_id=row["receiver_id"],
+        center_frequency_hz=row["frequency_hz"],
+        measurement_count=row["measurement_count"],
+        sample_count=row["sample_count"],
+        lost_sample_count=row["lost_sample_count"],
+    )
+    aggregate.bucket_start_time.FromSeconds(row["bucket_start_s"])
+    for name in DECIBEL_AGGREGATES + HERTZ_AGGREGATES:
+        quantity: AggregatedQuantity = getattr(aggregate, name)
+        quantity.value_count = row[f"{name}_count"]
+        if quantity.value_count:
+            quantity.mean, quantity.min, quantity.max = (row[f"{name}_{kind}"] for kind in ("mean", "min", "max"))
+            if name in HERTZ_AGGREGATES and quantity.value_count > 1:
+                quantity.standard_deviation = math.sqrt(row[f"{name}_variance"])
+    return aggregate
+
+
+def recording_row(recording: Recording, time: Callable[[int], object]) -> dict[str, object]:
     """Returns the columns of a recording."""
     segment = recording.segment if recording.HasField("segment") else None
     return {
-        "time": utc_text(recording.window_start_unix_ns),
+        "time": time(recording.window_start_unix_ns),
         "task_id": recording.acquisition_id,
         "receiver_id": recording.receiver_id,
         "window_start_unix_ns": recording.window_start_unix_ns,
@@ -96,7 +144,7 @@ def recording_row(recording: Recording) -> dict[str, object]:
         "lost_sample_count": recording.lost_sample_count,
         "gap_count": recording.gap_count,
         "state": Recording.State.Name(recording.state).removeprefix("STATE_"),
-        "complete": int(recording.complete),
+        "complete": recording.complete,
         "object_key": recording.data_object_key or None,
         "data_sha512": recording.data_sha512 or None,
         "data_size_bytes": recording.data_size_bytes,
@@ -104,12 +152,12 @@ def recording_row(recording: Recording) -> dict[str, object]:
     }
 
 
-def acquisition_row(acquisition: Acquisition) -> dict[str, object]:
+def acquisition_row(acquisition: Acquisition, time: Callable[[int], object]) -> dict[str, object]:
     """Returns the columns of an acquisition."""
     create_unix_ns = acquisition.create_time.ToNanoseconds()
     return {
         "task_id": acquisition.acquisition_id,
-        "time": utc_text(create_unix_ns),
+        "time": time(create_unix_ns),
         "create_unix_ns": create_unix_ns,
         "request_id": acquisition.request_id,
         "state": acquisition_state_name(acquisition.state),
@@ -121,14 +169,3 @@ def acquisition_row(acquisition: Acquisition) -> dict[str, object]:
 def acquisition_state_name(state: Acquisition.State.ValueType) -> str:
     """Returns a state as it stands in its column, such as SUCCEEDED."""
     return Acquisition.State.Name(state).removeprefix("STATE_")
-
-
-def _detail(estimate: Estimate) -> dict[str, object]:
-    detail: dict[str, object] = {"validity": Estimate.Validity.Name(estimate.validity).removeprefix("VALIDITY_")}
-    if estimate.HasField("sigma"):
-        detail["sigma"] = estimate.sigma
-    if estimate.reason:
-        detail["reason"] = estimate.reason
-    if estimate.method:
-        detail["method"] = estimate.method
-    return detail

@@ -8,8 +8,8 @@ from typing import Final
 
 import structlog
 
-from heimdall.common.v1.error_pb2 import ErrorReason
 from heimdall.errors import HeimdallError
+from storage_svc.measurements.writer import unavailable
 
 _log = structlog.get_logger(__name__)
 
@@ -28,7 +28,7 @@ class SqliteFailures:
 
     def __init__(self, path: Path) -> None:
         """Takes the path of the file, for its name."""
-        self._path = path
+        self.path = path
         self._damage: HeimdallError | None = None
 
     def refuse_if_damaged(self) -> None:
@@ -47,19 +47,19 @@ class SqliteFailures:
             error: The failure.
             what: What the database could not do, such as "write".
         """
-        code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & _PRIMARY_CODE
-        if code not in _DAMAGE:
+        if not is_damage(error):
             return unavailable(error, what)
         if self._damage is None:
-            _log.error("database_damaged", path=str(self._path), error=str(error))
-            self._damage = unavailable(f"{self._path} is damaged ({error}); stop the service and {ADVICE}", "be used")
+            _log.error("database_damaged", path=str(self.path), error=str(error))
+            self._damage = unavailable(f"{self.path} is damaged ({error}); stop the service and {ADVICE}", "be used")
         return self._damage
 
 
-def unavailable(cause: object, what: str) -> HeimdallError:
-    """Returns what a database that failed, or is closed, means to the caller."""
-    return HeimdallError(
-        ErrorReason.ERROR_REASON_BACKEND_UNAVAILABLE,
-        f"the database could not {what}: {cause}",
-        metadata={"backend": "measurements"},
-    )
+def primary_code(error: sqlite3.Error) -> int:
+    """Returns the code of a failure, such as SQLITE_FULL, without its details."""
+    return getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & _PRIMARY_CODE
+
+
+def is_damage(error: sqlite3.Error) -> bool:
+    """Returns whether a failure says that the file is damaged."""
+    return primary_code(error) in _DAMAGE

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import sqlite3
 import time
 from collections.abc import Iterator
@@ -12,9 +13,9 @@ from typing import Final
 import aiosqlite
 import structlog
 
-from storage_svc.measurements.sqlite_failures import ADVICE
+from heimdall.timing import utc_text
+from storage_svc.measurements.sqlite_failures import ADVICE, primary_code
 from storage_svc.sql_files import Migration, load_migrations
-from storage_svc.timing import utc_text
 
 _log = structlog.get_logger(__name__)
 
@@ -49,19 +50,35 @@ async def connect(path: Path) -> aiosqlite.Connection:
             await connection.execute("PRAGMA journal_mode = WAL")
             await connection.execute("PRAGMA synchronous = FULL")
             await connection.execute(f"PRAGMA cache_size = -{_CACHE_KIB}")
+            # SQLite can be built without its own functions of mathematics.
+            await connection.create_function("ratio", 1, _ratio, deterministic=True)
+            await connection.create_function("decibels", 1, _decibels, deterministic=True)
         except BaseException:
             await connection.close()
             raise
     except sqlite3.Error as error:
+        if primary_code(error) == sqlite3.SQLITE_CORRUPT:
+            raise DatabaseUnusableError(f"{path}: is damaged: {error}; {ADVICE}") from error
         raise DatabaseUnusableError(f"{path}: can not be used as the database: {error}") from error
     return connection
 
 
-async def migrate(path: Path) -> list[str]:
+def _ratio(decibels: float | None) -> float | None:
+    """Returns the ratio of two powers, given in dB."""
+    return None if decibels is None else 10.0 ** (decibels / 10.0)
+
+
+def _decibels(ratio: float | None) -> float | None:
+    """Returns a ratio of two powers in dB."""
+    return None if ratio is None else 10.0 * math.log10(ratio)
+
+
+async def migrate(path: Path, dialect: str = "sqlite") -> list[str]:
     """Looks for damage, then applies the migrations that the database lacks, each in one transaction.
 
     Args:
         path: The file; made if it is missing.
+        dialect: Folder of the migrations.
 
     Returns:
         Names of the applied migrations, such as 0001_initial; empty if there was nothing to do.
@@ -70,7 +87,7 @@ async def migrate(path: Path) -> list[str]:
         DatabaseUnusableError: If the file is no database, is damaged, or was made by a later version.
     """
     await _check(path)
-    migrations = load_migrations("sqlite")
+    migrations = load_migrations(dialect)
     connection = await connect(path)
     try:
         # user_version is SQLite's own place for the number of the schema; it is part of the transaction.

@@ -16,17 +16,22 @@ class ObjectStore(Protocol):
     Every method raises HeimdallError BACKEND_UNAVAILABLE if the store can not be reached or written.
     """
 
-    async def put_file(self, key: str, path: Path) -> None:
-        """Makes the content of a file the object; the file is gone afterwards.
+    async def start(self) -> None:
+        """Clears what an earlier process left half done in places of its own."""
 
-        A repeat after a crash, with the object there and the file gone, changes nothing.
+    async def put_file(self, key: str, path: Path, *, data_sha512: str) -> None:
+        """Makes the content of a file the object; the file may be gone afterwards.
+
+        A repeat after a crash changes nothing, also with the object there and the file gone.
 
         Args:
             key: The object.
             path: The file; nobody writes to it any more.
+            data_sha512: SHA-512 of the content, in hexadecimal. A store that copies compares it with what it read.
 
         Raises:
             ObjectNotFoundError: If there is neither file nor object.
+            HeimdallError: CHECKSUM_MISMATCH if the file does not hold what it should; there is no object then.
         """
 
     async def put_bytes(self, key: str, content: bytes) -> None:
@@ -65,3 +70,6 @@ class ObjectStore(Protocol):
 
     async def ping(self) -> None:
         """Returns if the store can be read and written now."""
+
+    async def close(self) -> None:
+        """Disconnects; what is being uploaded ends first, or is given up and leaves nothing that can be seen."""

@@ -38,8 +38,8 @@ class LocalObjects:
         await self._run("clear", "its folder", self._clear)
         await self.ping()
 
-    async def put_file(self, key: str, path: Path) -> None:
-        """Moves a file into the store."""
+    async def put_file(self, key: str, path: Path, *, data_sha512: str) -> None:
+        """Moves a file into the store, without reading it."""
         await self._run("store", key, self._move, path, self._path(key))
 
     async def put_bytes(self, key: str, content: bytes) -> None:
@@ -73,6 +73,9 @@ class LocalObjects:
     async def ping(self) -> None:
         """Writes a small file."""
         await self._run("write to", "its folder", self._probe)
+
+    async def close(self) -> None:
+        """Does nothing: a folder has no connection."""
 
     def _path(self, key: str) -> Path:
         parts = key.split("/")

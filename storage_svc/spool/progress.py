@@ -10,7 +10,8 @@ from typing import Final, Self
 from heimdall.common.v1.error_pb2 import ErrorReason
 from heimdall.common.v1.iq_pb2 import Block, Gap, GapReason, IqEvent, SampleFormat, Segment, TimeSolution
 from heimdall.errors import BadFieldError, FieldViolation, InvalidFieldsError
-from storage_svc.timing import announced_solution, unix_ns_at
+from heimdall.timing import unix_ns_at
+from storage_svc.timing import announced_solution
 
 SAMPLE_BYTES: Final[Mapping[SampleFormat.ValueType, int]] = MappingProxyType(
     {

@@ -106,7 +106,7 @@ class Spool:
         try:
             recovered = await self._run(self._recover, key)
         except SpoolUnreadableError as error:
-            raise SpoolUnreadableError(await self._set_aside(key, str(error))) from error
+            raise SpoolUnreadableError(await self.set_aside(key, str(error))) from error
         if recovered is None:
             self.room.release(key)
             return None
@@ -179,6 +179,29 @@ class Spool:
         """
         await self._run(self._folders.remove, key)
         self.room.release(key)
+
+    async def set_aside(self, key: RecordingKey, why: str) -> str:
+        """Moves away a recording that can not be read back, for a person to look at; its name is free then.
+
+        Args:
+            key: The recording; not open.
+            why: What is wrong with it.
+
+        Returns:
+            Why, and where its files are.
+
+        Raises:
+            OSError: If what is kept can not be counted.
+        """
+        place = self._folders.path(key)
+        try:
+            place = await self._run(self._folders.set_aside, key)
+            self.room.release(key)
+        except OSError as error:
+            why = f"{why}; and it could not be moved: {error.strerror}"
+        _log.error("spool_unreadable", task_id=key.task_id, receiver_id=key.receiver_id, why=why, kept_in=str(place))
+        await self._count_kept_aside()
+        return f"{why}; its files are in {place}"
 
     def samples_path(self, key: RecordingKey) -> Path:
         """Returns where the samples of a spooled recording are."""
@@ -253,18 +276,7 @@ class Spool:
         except OSError as error:
             if error.errno in _NOT_ITS_FAULT:
                 raise
-            return await self._set_aside(key, error.strerror or type(error).__name__)
-
-    async def _set_aside(self, key: RecordingKey, why: str) -> str:
-        """Moves away what can not be read back; returns why, and where it is."""
-        place = self._folders.path(key)
-        try:
-            place = await self._run(self._folders.set_aside, key)
-        except OSError as error:
-            why = f"{why}; and it could not be moved: {error.strerror}"
-        _log.error("spool_unreadable", task_id=key.task_id, receiver_id=key.receiver_id, why=why, kept_in=str(place))
-        await self._count_kept_aside()
-        return f"{why}; its files are in {place}"
+            return await self.set_aside(key, error.strerror or type(error).__name__)
 
     async def _count_kept_aside(self) -> None:
         """Counts what is kept aside as part of the spool; whoever removes it makes room at the next count."""

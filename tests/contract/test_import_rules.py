@@ -19,6 +19,8 @@ _ARRAY_PLACES = (
     "fetcher_svc/receivers/",
     "dsp_svc/estimate/",
     "storage_svc/sigmf.py",
+    "heimdall/samples.py",
+    "heimdall/recorded.py",
     "simulator/",  # makes samples as real receivers do, and is no service
 )
 """Where numpy may be imported."""
@@ -76,8 +78,9 @@ def test_imports_are_found_wherever_they_stand() -> None:
 
 # Starting these must be quick: numpy costs 0.1 s, scipy more. A package's service module pulls in all that it runs.
 _LIGHT = [
-    ("heimdall.client", {"numpy", "scipy", "simulator"}),
-    ("heimdall.cli", {"numpy", "scipy", "simulator"}),
+    ("heimdall.client", {"numpy", "scipy", "simulator", "aiohttp"}),
+    ("heimdall.cli", {"numpy", "scipy", "simulator", "aiohttp"}),
+    ("heimdall.cli.measurements", {"numpy", "scipy", "simulator", "aiohttp", "pyarrow"}),
     ("coordinator_svc.service", {"numpy", "scipy"}),
     ("fetcher_svc.service", {"scipy"}),
     ("storage_svc.service", {"scipy"}),

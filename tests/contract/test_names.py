@@ -18,6 +18,10 @@ _PLACES = ("_index", "_epoch", "_size")
 _WITHOUT_UNIT = {
     "heimdall.common.v1.Estimate.value": "has the unit of the field that holds it",
     "heimdall.common.v1.Estimate.sigma": "has the unit of the field that holds it",
+    "heimdall.storage.v1.AggregatedQuantity.mean": "has the unit of the field that holds it",
+    "heimdall.storage.v1.AggregatedQuantity.standard_deviation": "has the unit of the field that holds it",
+    "heimdall.storage.v1.AggregatedQuantity.min": "has the unit of the field that holds it",
+    "heimdall.storage.v1.AggregatedQuantity.max": "has the unit of the field that holds it",
     "heimdall.common.v1.Measurement.kurtosis": "is a pure number",
     "heimdall.common.v1.SpectralKurtosis.kurtosis": "is a pure number",
     "heimdall.common.v1.SpectralKurtosis.sigma": "has the unit of the kurtosis beside it",

@@ -87,7 +87,7 @@ def test_a_service_that_can_not_start_ends_all_with_its_own_words(mesh_folder: L
 
 def test_migrate_makes_the_tables_once_and_serve_is_the_service_itself(mesh_folder: LiveMesh) -> None:
     first = mesh_folder.run("migrate")
-    assert (first.returncode, first.stdout.splitlines()) == (0, ["0001_initial", "0002_more_numbers"])
+    assert (first.returncode, first.stdout.splitlines()) == (0, ["0001_initial", "0002_more_numbers", "0003_analysis"])
     again = mesh_folder.run("migrate")
     assert (again.returncode, again.stdout) == (0, "")
     with mesh_folder.start("serve", "storage") as process:

@@ -99,7 +99,7 @@ def test_the_demo_refuses_a_folder_that_holds_something(tmp_path: Path) -> None:
     assert ran.stderr.startswith(f"error: {folder} holds something already")
 
 
-@pytest.mark.parametrize("duration", ["0", "5d"])
+@pytest.mark.parametrize("duration", ["0", "5 fortnights"])
 def test_the_demo_refuses_a_wrong_duration(tmp_path: Path, duration: str) -> None:
     ran = _demo(tmp_path / "kept", "--duration", duration)
     assert ran.returncode == 2

@@ -564,19 +564,25 @@ class WriteMeasurementsResponse(_message.Message):
 
     INSERTED_COUNT_FIELD_NUMBER: _builtins.int
     DUPLICATE_COUNT_FIELD_NUMBER: _builtins.int
+    WAITING_COUNT_FIELD_NUMBER: _builtins.int
     inserted_count: _builtins.int
     """Number of measurements that were new."""
     duplicate_count: _builtins.int
     """Number of measurements that were there already."""
+    waiting_count: _builtins.int
+    """Number of measurements that wait on the service's disk because the database is away. When it is back they are stored
+    in the order in which they came, and those that are there already change nothing.
+    """
     def __init__(
         self,
         *,
         inserted_count: _builtins.int = ...,
         duplicate_count: _builtins.int = ...,
+        waiting_count: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["duplicate_count", b"duplicate_count", "inserted_count", b"inserted_count"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["duplicate_count", b"duplicate_count", "inserted_count", b"inserted_count", "waiting_count", b"waiting_count"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -643,6 +649,205 @@ class QueryMeasurementsResponse(_message.Message):
 Global___QueryMeasurementsResponse: _TypeAlias = QueryMeasurementsResponse  # noqa: Y015
 
 @_typing.final
+class AggregateMeasurementsRequest(_message.Message):
+    """Selects measurements and says how coarsely to summarise them."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FILTER_FIELD_NUMBER: _builtins.int
+    BUCKET_DURATION_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    page_size: _builtins.int
+    """Most aggregates to return, 1 to 1000. Default 100."""
+    page_token: _builtins.str
+    """Where the page before this one ended; empty for the first."""
+    @_builtins.property
+    def filter(self) -> Global___RecordFilter:
+        """What to select. Its times must be full hours of UTC, and it can not name an acquisition."""
+
+    @_builtins.property
+    def bucket_duration(self) -> _duration_pb2.Duration:
+        """Length of a bucket in whole hours, 1 h to 366 days; buckets begin at multiples of it since 1970. Default 1 h."""
+
+    def __init__(
+        self,
+        *,
+        filter: Global___RecordFilter | None = ...,
+        bucket_duration: _duration_pb2.Duration | None = ...,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["bucket_duration", b"bucket_duration", "filter", b"filter"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bucket_duration", b"bucket_duration", "filter", b"filter", "page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AggregateMeasurementsRequest: _TypeAlias = AggregateMeasurementsRequest  # noqa: Y015
+
+@_typing.final
+class AggregateMeasurementsResponse(_message.Message):
+    """Brings one page of aggregates."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    AGGREGATES_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """Where this page ended; empty if it is the last."""
+    @_builtins.property
+    def aggregates(self) -> _containers.RepeatedCompositeFieldContainer[Global___MeasurementAggregate]:
+        """Aggregates, newest first."""
+
+    def __init__(
+        self,
+        *,
+        aggregates: _abc.Iterable[Global___MeasurementAggregate] | None = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["aggregates", b"aggregates", "next_page_token", b"next_page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AggregateMeasurementsResponse: _TypeAlias = AggregateMeasurementsResponse  # noqa: Y015
+
+@_typing.final
+class MeasurementAggregate(_message.Message):
+    """Summarises the measurement summaries of one receiver at one centre frequency that begin in one bucket of time."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BUCKET_START_TIME_FIELD_NUMBER: _builtins.int
+    RECEIVER_ID_FIELD_NUMBER: _builtins.int
+    CENTER_FREQUENCY_HZ_FIELD_NUMBER: _builtins.int
+    MEASUREMENT_COUNT_FIELD_NUMBER: _builtins.int
+    SAMPLE_COUNT_FIELD_NUMBER: _builtins.int
+    LOST_SAMPLE_COUNT_FIELD_NUMBER: _builtins.int
+    POWER_DBFS_FIELD_NUMBER: _builtins.int
+    POWER_DBM_FIELD_NUMBER: _builtins.int
+    NOISE_DBFS_PER_HZ_FIELD_NUMBER: _builtins.int
+    SNR_DB_FIELD_NUMBER: _builtins.int
+    FREQUENCY_OFFSET_HZ_FIELD_NUMBER: _builtins.int
+    OCCUPIED_BANDWIDTH_HZ_FIELD_NUMBER: _builtins.int
+    receiver_id: _builtins.str
+    """The receiver."""
+    center_frequency_hz: _builtins.float
+    """Centre frequency in Hz."""
+    measurement_count: _builtins.int
+    """Number of measurements."""
+    sample_count: _builtins.int
+    """Number of samples that they were made from."""
+    lost_sample_count: _builtins.int
+    """Number of samples that were lost."""
+    @_builtins.property
+    def bucket_start_time(self) -> _timestamp_pb2.Timestamp:
+        """Start of the bucket."""
+
+    @_builtins.property
+    def power_dbfs(self) -> Global___AggregatedQuantity:
+        """Power in dBFS; its mean is that of the power itself, given in dBFS."""
+
+    @_builtins.property
+    def power_dbm(self) -> Global___AggregatedQuantity:
+        """Power in dBm; its mean is that of the power itself, given in dBm."""
+
+    @_builtins.property
+    def noise_dbfs_per_hz(self) -> Global___AggregatedQuantity:
+        """Noise density in dBFS/Hz; its mean is that of the density itself, given in dBFS/Hz."""
+
+    @_builtins.property
+    def snr_db(self) -> Global___AggregatedQuantity:
+        """Signal-to-noise ratio in dB; its mean is that of the ratio itself, given in dB."""
+
+    @_builtins.property
+    def frequency_offset_hz(self) -> Global___AggregatedQuantity:
+        """Offset of the line from the centre in Hz."""
+
+    @_builtins.property
+    def occupied_bandwidth_hz(self) -> Global___AggregatedQuantity:
+        """Width that holds 99 % of the power in Hz."""
+
+    def __init__(
+        self,
+        *,
+        bucket_start_time: _timestamp_pb2.Timestamp | None = ...,
+        receiver_id: _builtins.str = ...,
+        center_frequency_hz: _builtins.float = ...,
+        measurement_count: _builtins.int = ...,
+        sample_count: _builtins.int = ...,
+        lost_sample_count: _builtins.int = ...,
+        power_dbfs: Global___AggregatedQuantity | None = ...,
+        power_dbm: Global___AggregatedQuantity | None = ...,
+        noise_dbfs_per_hz: Global___AggregatedQuantity | None = ...,
+        snr_db: Global___AggregatedQuantity | None = ...,
+        frequency_offset_hz: Global___AggregatedQuantity | None = ...,
+        occupied_bandwidth_hz: Global___AggregatedQuantity | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["bucket_start_time", b"bucket_start_time", "frequency_offset_hz", b"frequency_offset_hz", "noise_dbfs_per_hz", b"noise_dbfs_per_hz", "occupied_bandwidth_hz", b"occupied_bandwidth_hz", "power_dbfs", b"power_dbfs", "power_dbm", b"power_dbm", "snr_db", b"snr_db"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bucket_start_time", b"bucket_start_time", "center_frequency_hz", b"center_frequency_hz", "frequency_offset_hz", b"frequency_offset_hz", "lost_sample_count", b"lost_sample_count", "measurement_count", b"measurement_count", "noise_dbfs_per_hz", b"noise_dbfs_per_hz", "occupied_bandwidth_hz", b"occupied_bandwidth_hz", "power_dbfs", b"power_dbfs", "power_dbm", b"power_dbm", "receiver_id", b"receiver_id", "sample_count", b"sample_count", "snr_db", b"snr_db"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___MeasurementAggregate: _TypeAlias = MeasurementAggregate  # noqa: Y015
+
+@_typing.final
+class AggregatedQuantity(_message.Message):
+    """Summarises one quantity. Everything has the unit of the field that holds it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VALUE_COUNT_FIELD_NUMBER: _builtins.int
+    MEAN_FIELD_NUMBER: _builtins.int
+    STANDARD_DEVIATION_FIELD_NUMBER: _builtins.int
+    MIN_FIELD_NUMBER: _builtins.int
+    MAX_FIELD_NUMBER: _builtins.int
+    value_count: _builtins.int
+    """Number of measurements with a valid value; the rest of this message is about them, and absent if there is none."""
+    mean: _builtins.float
+    """Mean."""
+    standard_deviation: _builtins.float
+    """Standard deviation of the values, with the mean taken from them; absent for fewer than two, and for decibels."""
+    min: _builtins.float
+    """Least value."""
+    max: _builtins.float
+    """Greatest value."""
+    def __init__(
+        self,
+        *,
+        value_count: _builtins.int = ...,
+        mean: _builtins.float | None = ...,
+        standard_deviation: _builtins.float | None = ...,
+        min: _builtins.float | None = ...,
+        max: _builtins.float | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_max", b"_max", "_mean", b"_mean", "_min", b"_min", "_standard_deviation", b"_standard_deviation", "max", b"max", "mean", b"mean", "min", b"min", "standard_deviation", b"standard_deviation"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max", b"_max", "_mean", b"_mean", "_min", b"_min", "_standard_deviation", b"_standard_deviation", "max", b"max", "mean", b"mean", "min", b"min", "standard_deviation", b"standard_deviation", "value_count", b"value_count"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__max: _TypeAlias = _typing.Literal["max"]  # noqa: Y015
+    _WhichOneofArgType__max: _TypeAlias = _typing.Literal["_max", b"_max"]  # noqa: Y015
+    _WhichOneofReturnType__mean: _TypeAlias = _typing.Literal["mean"]  # noqa: Y015
+    _WhichOneofArgType__mean: _TypeAlias = _typing.Literal["_mean", b"_mean"]  # noqa: Y015
+    _WhichOneofReturnType__min: _TypeAlias = _typing.Literal["min"]  # noqa: Y015
+    _WhichOneofArgType__min: _TypeAlias = _typing.Literal["_min", b"_min"]  # noqa: Y015
+    _WhichOneofReturnType__standard_deviation: _TypeAlias = _typing.Literal["standard_deviation"]  # noqa: Y015
+    _WhichOneofArgType__standard_deviation: _TypeAlias = _typing.Literal["_standard_deviation", b"_standard_deviation"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__max) -> _WhichOneofReturnType__max | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__mean) -> _WhichOneofReturnType__mean | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__min) -> _WhichOneofReturnType__min | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__standard_deviation) -> _WhichOneofReturnType__standard_deviation | None: ...
+
+Global___AggregatedQuantity: _TypeAlias = AggregatedQuantity  # noqa: Y015
+
+@_typing.final
 class PutAcquisitionRequest(_message.Message):
     """Brings the state of an acquisition."""
 
@@ -677,6 +882,9 @@ class PutAcquisitionResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     ACQUISITION_FIELD_NUMBER: _builtins.int
+    WAITING_FIELD_NUMBER: _builtins.int
+    waiting: _builtins.bool
+    """Whether it waits on the service's disk because the database is away; it is stored when that is back."""
     @_builtins.property
     def acquisition(self) -> _acquisition_pb2.Acquisition:
         """The acquisition as stored."""
@@ -685,10 +893,11 @@ class PutAcquisitionResponse(_message.Message):
         self,
         *,
         acquisition: _acquisition_pb2.Acquisition | None = ...,
+        waiting: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["acquisition", b"acquisition"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["acquisition", b"acquisition"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["acquisition", b"acquisition", "waiting", b"waiting"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

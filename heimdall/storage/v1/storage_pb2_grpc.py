@@ -65,6 +65,11 @@ class StorageServiceStub:
                 request_serializer=heimdall_dot_storage_dot_v1_dot_storage__pb2.QueryMeasurementsRequest.SerializeToString,
                 response_deserializer=heimdall_dot_storage_dot_v1_dot_storage__pb2.QueryMeasurementsResponse.FromString,
                 _registered_method=True)
+        self.AggregateMeasurements = channel.unary_unary(
+                '/heimdall.storage.v1.StorageService/AggregateMeasurements',
+                request_serializer=heimdall_dot_storage_dot_v1_dot_storage__pb2.AggregateMeasurementsRequest.SerializeToString,
+                response_deserializer=heimdall_dot_storage_dot_v1_dot_storage__pb2.AggregateMeasurementsResponse.FromString,
+                _registered_method=True)
         self.PutAcquisition = channel.unary_unary(
                 '/heimdall.storage.v1.StorageService/PutAcquisition',
                 request_serializer=heimdall_dot_storage_dot_v1_dot_storage__pb2.PutAcquisitionRequest.SerializeToString,
@@ -130,6 +135,14 @@ class StorageServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def AggregateMeasurements(self, request, context):
+        """Summarises measurements by hour, or by a longer time, receiver and centre frequency, newest first. Only values that are
+        valid count, not limits.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def PutAcquisition(self, request, context):
         """Stores the state of an acquisition if it is still at the revision that the caller expects; ABORTED otherwise. A
         terminal state also writes the collection of its recordings.
@@ -184,6 +197,11 @@ def add_StorageServiceServicer_to_server(servicer, server):
                     servicer.QueryMeasurements,
                     request_deserializer=heimdall_dot_storage_dot_v1_dot_storage__pb2.QueryMeasurementsRequest.FromString,
                     response_serializer=heimdall_dot_storage_dot_v1_dot_storage__pb2.QueryMeasurementsResponse.SerializeToString,
+            ),
+            'AggregateMeasurements': grpc.unary_unary_rpc_method_handler(
+                    servicer.AggregateMeasurements,
+                    request_deserializer=heimdall_dot_storage_dot_v1_dot_storage__pb2.AggregateMeasurementsRequest.FromString,
+                    response_serializer=heimdall_dot_storage_dot_v1_dot_storage__pb2.AggregateMeasurementsResponse.SerializeToString,
             ),
             'PutAcquisition': grpc.unary_unary_rpc_method_handler(
                     servicer.PutAcquisition,
@@ -364,6 +382,33 @@ class StorageService:
             '/heimdall.storage.v1.StorageService/QueryMeasurements',
             heimdall_dot_storage_dot_v1_dot_storage__pb2.QueryMeasurementsRequest.SerializeToString,
             heimdall_dot_storage_dot_v1_dot_storage__pb2.QueryMeasurementsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def AggregateMeasurements(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/heimdall.storage.v1.StorageService/AggregateMeasurements',
+            heimdall_dot_storage_dot_v1_dot_storage__pb2.AggregateMeasurementsRequest.SerializeToString,
+            heimdall_dot_storage_dot_v1_dot_storage__pb2.AggregateMeasurementsResponse.FromString,
             options,
             channel_credentials,
             insecure,

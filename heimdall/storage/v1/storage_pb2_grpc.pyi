@@ -48,6 +48,10 @@ class StorageServiceStub:
     """Stores measurements. A repeat changes nothing: the first of the same acquisition, receiver, scope and first index wins."""
     QueryMeasurements: _grpc.UnaryStreamMultiCallable[_storage_pb2.QueryMeasurementsRequest, _storage_pb2.QueryMeasurementsResponse]
     """Streams measurements in batches, newest first."""
+    AggregateMeasurements: _grpc.UnaryUnaryMultiCallable[_storage_pb2.AggregateMeasurementsRequest, _storage_pb2.AggregateMeasurementsResponse]
+    """Summarises measurements by hour, or by a longer time, receiver and centre frequency, newest first. Only values that are
+    valid count, not limits.
+    """
     PutAcquisition: _grpc.UnaryUnaryMultiCallable[_storage_pb2.PutAcquisitionRequest, _storage_pb2.PutAcquisitionResponse]
     """Stores the state of an acquisition if it is still at the revision that the caller expects; ABORTED otherwise. A
     terminal state also writes the collection of its recordings.
@@ -77,6 +81,10 @@ class StorageServiceAsyncStub(StorageServiceStub):
     """Stores measurements. A repeat changes nothing: the first of the same acquisition, receiver, scope and first index wins."""
     QueryMeasurements: _aio.UnaryStreamMultiCallable[_storage_pb2.QueryMeasurementsRequest, _storage_pb2.QueryMeasurementsResponse]  # type: ignore[assignment]
     """Streams measurements in batches, newest first."""
+    AggregateMeasurements: _aio.UnaryUnaryMultiCallable[_storage_pb2.AggregateMeasurementsRequest, _storage_pb2.AggregateMeasurementsResponse]  # type: ignore[assignment]
+    """Summarises measurements by hour, or by a longer time, receiver and centre frequency, newest first. Only values that are
+    valid count, not limits.
+    """
     PutAcquisition: _aio.UnaryUnaryMultiCallable[_storage_pb2.PutAcquisitionRequest, _storage_pb2.PutAcquisitionResponse]  # type: ignore[assignment]
     """Stores the state of an acquisition if it is still at the revision that the caller expects; ABORTED otherwise. A
     terminal state also writes the collection of its recordings.
@@ -139,6 +147,16 @@ class StorageServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_storage_pb2.QueryMeasurementsResponse], _abc.AsyncIterator[_storage_pb2.QueryMeasurementsResponse]]:
         """Streams measurements in batches, newest first."""
+
+    @_abc_1.abstractmethod
+    def AggregateMeasurements(
+        self,
+        request: _storage_pb2.AggregateMeasurementsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_storage_pb2.AggregateMeasurementsResponse, _abc.Awaitable[_storage_pb2.AggregateMeasurementsResponse]]:
+        """Summarises measurements by hour, or by a longer time, receiver and centre frequency, newest first. Only values that are
+        valid count, not limits.
+        """
 
     @_abc_1.abstractmethod
     def PutAcquisition(

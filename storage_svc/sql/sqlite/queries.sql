@@ -123,7 +123,7 @@ ORDER BY window_start_unix_ns DESC, task_id DESC, receiver_id DESC
 LIMIT :limit;
 
 -- name: put_acquisition
--- Makes or replaces an acquisition; the revision was compared in the same transaction.
+-- Makes or replaces an acquisition that is at the expected revision; returns nothing if it is not.
 INSERT INTO acquisitions (task_id, time, create_unix_ns, request_id, state, revision, message)
 VALUES (:task_id, :time, :create_unix_ns, :request_id, :state, :revision, :message)
 ON CONFLICT (task_id) DO UPDATE SET
@@ -132,7 +132,9 @@ ON CONFLICT (task_id) DO UPDATE SET
     request_id = excluded.request_id,
     state = excluded.state,
     revision = excluded.revision,
-    message = excluded.message;
+    message = excluded.message
+WHERE acquisitions.revision = :expected_revision
+RETURNING revision;
 
 -- name: get_acquisition
 -- Returns one acquisition.
@@ -144,4 +146,51 @@ SELECT message FROM acquisitions
 WHERE (create_unix_ns, task_id) < (:after_0, :after_1)
     {conditions}
 ORDER BY create_unix_ns DESC, task_id DESC
+LIMIT :limit;
+
+-- name: aggregate_summary
+-- Returns a page of summaries summarised by bucket, receiver and frequency, newest bucket first; only valid values count.
+-- The functions of ratios are those that `connect` defines.
+WITH valid AS (
+    SELECT
+        first_sample_unix_ns / (:bucket_hours * 3600000000000) AS bucket, receiver_id, frequency_hz, sample_count,
+        lost_sample_count,
+        CASE json_extract(estimate_details, '$.power_dbfs.validity') WHEN 'VALID' THEN power_dbfs END AS power_dbfs,
+        CASE json_extract(estimate_details, '$.power_dbm.validity') WHEN 'VALID' THEN power_dbm END AS power_dbm,
+        CASE json_extract(estimate_details, '$.noise_dbfs_per_hz.validity') WHEN 'VALID' THEN noise_dbfs_per_hz END AS noise_dbfs_per_hz,
+        CASE json_extract(estimate_details, '$.snr_db.validity') WHEN 'VALID' THEN snr_db END AS snr_db,
+        CASE json_extract(estimate_details, '$.frequency_offset_hz.validity') WHEN 'VALID' THEN frequency_offset_hz END AS frequency_offset_hz,
+        CASE json_extract(estimate_details, '$.occupied_bandwidth_hz.validity') WHEN 'VALID' THEN occupied_bandwidth_hz END AS occupied_bandwidth_hz
+    FROM measurements
+    WHERE (-(first_sample_unix_ns / (:bucket_hours * 3600000000000)), receiver_id, frequency_hz)
+        > (-(:after_0 / (:bucket_hours * 3600)), :after_1, :after_2)
+        {conditions}
+), centred AS (
+    SELECT
+        *,
+        frequency_offset_hz - avg(frequency_offset_hz) OVER same AS frequency_offset_hz_deviation,
+        occupied_bandwidth_hz - avg(occupied_bandwidth_hz) OVER same AS occupied_bandwidth_hz_deviation
+    FROM valid
+    WINDOW same AS (PARTITION BY bucket, receiver_id, frequency_hz)
+)
+SELECT
+    bucket * :bucket_hours * 3600 AS bucket_start_s, receiver_id, frequency_hz, count(*) AS measurement_count,
+    sum(sample_count) AS sample_count, sum(lost_sample_count) AS lost_sample_count,
+    count(power_dbfs) AS power_dbfs_count, decibels(avg(ratio(power_dbfs))) AS power_dbfs_mean,
+    min(power_dbfs) AS power_dbfs_min, max(power_dbfs) AS power_dbfs_max,
+    count(power_dbm) AS power_dbm_count, decibels(avg(ratio(power_dbm))) AS power_dbm_mean,
+    min(power_dbm) AS power_dbm_min, max(power_dbm) AS power_dbm_max,
+    count(noise_dbfs_per_hz) AS noise_dbfs_per_hz_count, decibels(avg(ratio(noise_dbfs_per_hz))) AS noise_dbfs_per_hz_mean,
+    min(noise_dbfs_per_hz) AS noise_dbfs_per_hz_min, max(noise_dbfs_per_hz) AS noise_dbfs_per_hz_max,
+    count(snr_db) AS snr_db_count, decibels(avg(ratio(snr_db))) AS snr_db_mean,
+    min(snr_db) AS snr_db_min, max(snr_db) AS snr_db_max,
+    count(frequency_offset_hz) AS frequency_offset_hz_count, avg(frequency_offset_hz) AS frequency_offset_hz_mean,
+    sum(frequency_offset_hz_deviation * frequency_offset_hz_deviation) / (count(frequency_offset_hz) - 1) AS frequency_offset_hz_variance,
+    min(frequency_offset_hz) AS frequency_offset_hz_min, max(frequency_offset_hz) AS frequency_offset_hz_max,
+    count(occupied_bandwidth_hz) AS occupied_bandwidth_hz_count, avg(occupied_bandwidth_hz) AS occupied_bandwidth_hz_mean,
+    sum(occupied_bandwidth_hz_deviation * occupied_bandwidth_hz_deviation) / (count(occupied_bandwidth_hz) - 1) AS occupied_bandwidth_hz_variance,
+    min(occupied_bandwidth_hz) AS occupied_bandwidth_hz_min, max(occupied_bandwidth_hz) AS occupied_bandwidth_hz_max
+FROM centred
+GROUP BY bucket, receiver_id, frequency_hz
+ORDER BY bucket DESC, receiver_id, frequency_hz
 LIMIT :limit;

@@ -9,98 +9,36 @@ import pytest
 
 from heimdall.common.v1.acquisition_pb2 import Acquisition
 from heimdall.common.v1.error_pb2 import ErrorReason
-from heimdall.common.v1.iq_pb2 import Segment, TimeSource
-from heimdall.common.v1.measurement_pb2 import Estimate, Measurement, MeasurementScope, Spectrum
+from heimdall.common.v1.measurement_pb2 import Estimate
 from heimdall.common.v1.recording_pb2 import Recording
 from heimdall.errors import HeimdallError
 from storage_svc.ids import RecordingKey
-from storage_svc.measurements import MeasurementStore, RowFilter
+from storage_svc.measurements import MeasurementStore, RowFilter, WriteCounts
 from storage_svc.measurements.base import acquisition_cursor, measurement_cursor, recording_cursor
-
-SUMMARY = MeasurementScope.MEASUREMENT_SCOPE_SUMMARY
-WINDOW = MeasurementScope.MEASUREMENT_SCOPE_WINDOW
-T0_UNIX_NS = 1_700_000_000_123_456_789
-EVERYTHING = RowFilter()
-FLOAT32_THIRD = 0.3333333432674408
-"""The float nearest to 1/3, which a spectrum's bin can hold exactly."""
-
-
-def measurement(task: str = "task-1", receiver: str = "rx-1", **values: Any) -> Measurement:
-    made = Measurement(
-        acquisition_id=task,
-        receiver_id=receiver,
-        scope=SUMMARY,
-        first_sample_unix_ns=T0_UNIX_NS,
-        sample_count=60_000,
-        center_frequency_hz=77_500.0,
-        sample_rate_hz=12_000.25,
-        time_source=TimeSource.TIME_SOURCE_GNSS,
-    )
-    for name, value in values.items():
-        setattr(made, name, value)
-    return made
+from storage_svc.measurements.spooled import SpooledMeasurements
+from storage_svc.measurements.sql import SqlMeasurements
+from tests.contract.storage.messages import (
+    EVERYTHING,
+    SUMMARY,
+    T0_UNIX_NS,
+    WINDOW,
+    acquisition,
+    full_measurement,
+    measurement,
+    recording,
+)
 
 
-ESTIMATES = [
-    field.name
-    for field in Measurement.DESCRIPTOR.fields
-    if field.message_type is not None and field.message_type.name == "Estimate"
-]
-
-
-def full_measurement() -> Measurement:
-    made = measurement(lost_sample_count=340, first_sample_index=7)
-    valid, limit, absent = (
-        Estimate.Validity.VALIDITY_VALID,
-        Estimate.Validity.VALIDITY_UPPER_LIMIT,
-        Estimate.Validity.VALIDITY_ABSENT,
-    )
-    made.power_dbfs.CopyFrom(Estimate(value=-23.25, sigma=0.01, validity=valid, method="mean-square"))
-    made.snr_db.CopyFrom(Estimate(value=-12.0, validity=limit, reason="BELOW_LIMIT", method="quantile-0.25"))
-    made.power_dbm.CopyFrom(Estimate(validity=absent, reason="NO_CALIBRATION"))
-    made.frequency_offset_hz.CopyFrom(Estimate(value=0.0, sigma=0.0, validity=valid, method="coherent"))
-    for number, name in enumerate(ESTIMATES):
-        if not made.HasField(name):  # type: ignore[arg-type]  # a name from the descriptor
-            getattr(made, name).CopyFrom(Estimate(value=0.5 + number, sigma=0.25, validity=valid, method=name))
-    made.products.amplitude_distribution.exceedance_ratio.extend([1.0, 1 / 3, 0.0])
-    made.products.spectral_kurtosis.kurtosis.append(FLOAT32_THIRD)
-    made.spectrum.CopyFrom(
-        Spectrum(first_bin_hz=-6000.0, bin_spacing_hz=187.5, power_dbfs_per_hz=[FLOAT32_THIRD, -100.5])
-    )
-    return made
-
-
-def recording(task: str = "task-1", receiver: str = "rx-1", **values: Any) -> Recording:
-    made = Recording(
-        acquisition_id=task,
-        receiver_id=receiver,
-        state=Recording.State.STATE_STORED,
-        complete=True,
-        segment=Segment(receiver_id=receiver, center_frequency_hz=77_500.0, sample_rate_hz=12_000.0),
-        window_start_unix_ns=T0_UNIX_NS,
-        window_end_unix_ns=T0_UNIX_NS + 5_000_000_000,
-        sample_count=60_000,
-        data_object_key=f"sessions/{task}/{receiver}.sigmf-data",
-    )
-    made.create_time.FromNanoseconds(T0_UNIX_NS)
-    for name, value in values.items():
-        setattr(made, name, value)
-    return made
-
-
-def acquisition(task: str = "task-1", revision: int = 1, **values: Any) -> Acquisition:
-    made = Acquisition(acquisition_id=task, revision=revision, state=Acquisition.State.STATE_ACCEPTED)
-    made.create_time.FromNanoseconds(T0_UNIX_NS)
-    made.spec.labels["b"] = "2"
-    made.spec.labels["a"] = "1"
-    for name, value in values.items():
-        setattr(made, name, value)
-    return made
+async def ask(rows: MeasurementStore, query: str) -> list[dict[str, Any]]:
+    """Returns the rows of a query that only SQL asks."""
+    store = rows._inner if isinstance(rows, SpooledMeasurements) else rows
+    assert isinstance(store, SqlMeasurements)
+    return [dict(row) for row in await store._fetch(query, {})]
 
 
 async def test_measurement_comes_back_as_it_was(rows: MeasurementStore) -> None:
     made = full_measurement()
-    assert await rows.write_measurements([made]) == 1
+    assert (await rows.write_measurements([made])).inserted == 1
     assert await rows.query_measurements(SUMMARY, EVERYTHING, None, 10) == [made]
     assert await rows.query_measurements(WINDOW, EVERYTHING, None, 10) == []
 
@@ -108,13 +46,13 @@ async def test_measurement_comes_back_as_it_was(rows: MeasurementStore) -> None:
 async def test_first_measurement_wins(rows: MeasurementStore) -> None:
     first = measurement(sample_count=1)
     windows = [measurement(scope=WINDOW, first_sample_index=index) for index in (0, 12_000)]
-    assert await rows.write_measurements([first, *windows]) == 3
-    assert await rows.write_measurements([measurement(sample_count=2), *windows, measurement("task-2")]) == 1
+    assert (await rows.write_measurements([first, *windows])).inserted == 3
+    assert (await rows.write_measurements([measurement(sample_count=2), *windows, measurement("task-2")])).inserted == 1
     assert await rows.query_measurements(SUMMARY, RowFilter(task_id="task-1"), None, 10) == [first]
 
 
 async def test_the_first_of_two_in_one_call_wins(rows: MeasurementStore) -> None:
-    assert await rows.write_measurements([measurement(sample_count=1), measurement(sample_count=2)]) == 1
+    assert (await rows.write_measurements([measurement(sample_count=1), measurement(sample_count=2)])).inserted == 1
     (stored,) = await rows.query_measurements(SUMMARY, EVERYTHING, None, 10)
     assert stored.sample_count == 1
 
@@ -211,7 +149,7 @@ async def test_of_concurrent_writers_one_wins(rows: MeasurementStore) -> None:
         *(rows.put_acquisition(acquisition(revision=2, request_id=f"w{n}"), 1) for n in range(20)),
         return_exceptions=True,
     )
-    assert sum(result is None for result in results) == 1
+    assert sum(result is False for result in results) == 1
     conflicts = [result for result in results if isinstance(result, HeimdallError)]
     assert len(conflicts) == 19
 
@@ -227,9 +165,80 @@ async def test_acquisitions_by_state(rows: MeasurementStore) -> None:
 
 async def test_concurrent_writes_are_all_stored(rows: MeasurementStore) -> None:
     counts = await asyncio.gather(*(rows.write_measurements([measurement(f"t{n}")]) for n in range(60)))
-    assert counts == [1] * 60
+    assert counts == [WriteCounts(1)] * 60
     assert len(await rows.query_measurements(SUMMARY, EVERYTHING, None, 100)) == 60
 
 
 async def test_ping(rows: MeasurementStore) -> None:
     await rows.ping()
+
+
+@pytest.mark.parametrize("scope", [SUMMARY, WINDOW])
+async def test_repeat_at_another_time_changes_nothing(rows: MeasurementStore, scope: Any) -> None:
+    first = measurement(scope=scope, first_sample_index=12_000)
+    later = measurement(scope=scope, first_sample_index=12_000, first_sample_unix_ns=T0_UNIX_NS + 3 * 3600 * 10**9)
+    earlier = measurement(scope=scope, first_sample_index=12_000, first_sample_unix_ns=T0_UNIX_NS - 1)
+    assert (await rows.write_measurements([first])).inserted == 1
+    assert (await rows.write_measurements([later, earlier])).inserted == 0
+    assert await rows.query_measurements(scope, EVERYTHING, None, 10) == [first]
+
+
+async def test_windows_differ_by_their_index_at_one_time(rows: MeasurementStore) -> None:
+    made = [measurement(scope=WINDOW, first_sample_index=index) for index in range(3)]
+    assert (await rows.write_measurements([*made, *made])).inserted == 3
+    assert await rows.query_measurements(WINDOW, EVERYTHING, None, 10) == made[::-1]
+
+
+async def test_of_concurrent_writes_of_the_same_rows_one_inserts(rows: MeasurementStore) -> None:
+    made = [measurement(), *(measurement(scope=WINDOW, first_sample_index=index) for index in range(4))]
+    counts = await asyncio.gather(*(rows.write_measurements(made) for _ in range(20)))
+    assert sum(count.inserted for count in counts) == len(made)
+    assert len(await rows.query_measurements(WINDOW, EVERYTHING, None, 100)) == 4
+
+
+@pytest.mark.parametrize("is_first", [True, False])
+async def test_measurements_know_their_recording(rows: MeasurementStore, is_first: bool) -> None:
+    key = "sessions/task-1/rx-1.sigmf-data"
+    made = [measurement(), measurement(scope=WINDOW), measurement("task-2"), measurement(receiver="rx-2")]
+    if is_first:
+        await rows.put_recording(recording())
+    await rows.write_measurements(made)
+    if not is_first:
+        await rows.put_recording(recording())
+    for table, others in (("measurements", 2), ("measurement_windows", 0)):
+        found = await ask(rows, f"SELECT task_id, receiver_id, object_key, state FROM {table}")
+        known = [tuple(row.values()) for row in found if row["object_key"] is not None or row["state"] is not None]
+        assert known == [("task-1", "rx-1", key, "STORED")]
+        assert len(found) == 1 + others
+
+
+async def test_recording_that_is_being_written_is_not_told(rows: MeasurementStore) -> None:
+    await rows.write_measurements([measurement()])
+    await rows.put_recording(recording(state=Recording.State.STATE_WRITING))
+    (row,) = await ask(rows, "SELECT object_key, state FROM measurements")
+    assert (row["object_key"], row["state"]) == (None, None)
+
+
+async def test_view_for_analysts_of_the_predecessor(rows: MeasurementStore) -> None:
+    measured, limited = full_measurement(), measurement("task-2", center_frequency_hz=7.1e6)
+    measured.power_dbm.CopyFrom(Estimate(value=-80.5, validity=Estimate.Validity.VALIDITY_VALID))
+    limited.snr_db.CopyFrom(Estimate(value=-3.0, validity=Estimate.Validity.VALIDITY_UPPER_LIMIT))
+    measured.snr_db.CopyFrom(Estimate(value=31.5, validity=Estimate.Validity.VALIDITY_VALID))
+    await rows.write_measurements([measured, limited])
+    await rows.put_recording(recording())
+    first, second = await ask(rows, "SELECT * FROM measurements_v0 ORDER BY frequency_mhz")
+    times = [first.pop("timestamp_utc"), second.pop("timestamp_utc")]
+    assert times[0] == times[1]
+    assert str(times[0]).replace("T", " ").startswith("2023-11-14 22:13:20.123456")
+    assert first == {
+        "websdr_id": "rx-1",
+        "frequency_mhz": 0.0775,
+        "sample_rate_khz": 12.00025,
+        "samples_count": 60_000,
+        "snr_db": 31.5,
+        "frequency_offset_hz": 0.0,
+        "power_dbm": -80.5,
+        "s3_path": "s3://heimdall-raw-iq/sessions/task-1/rx-1.sigmf-data",
+    }
+    empty = ("snr_db", "frequency_offset_hz", "power_dbm", "s3_path")
+    assert (second["frequency_mhz"], [second[name] for name in empty]) == (7.1, [None] * 4)

@@ -120,9 +120,9 @@ async def start(variables: Mapping[str, str], log_file: Path) -> asyncio.subproc
         )
 
 
-async def refused(folder: Path, log_file: Path) -> str:
+async def refused(folder: Path, log_file: Path, variables: Mapping[str, str] | None = None) -> str:
     """Starts a service that must not start, and returns the one line that it says why."""
-    process = await start(environment(folder, 0), log_file)
+    process = await start(environment(folder, 0, variables), log_file)
     async with asyncio.timeout(30):
         status = await process.wait()
     text = text_of(log_file)

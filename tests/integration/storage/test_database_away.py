@@ -16,6 +16,7 @@ from heimdall.errors import HeimdallError
 from storage_svc.ids import RecordingKey
 from storage_svc.measurements import RowFilter
 from storage_svc.measurements.sqlite import SqliteMeasurements
+from storage_svc.measurements.sqlite_writer import SqliteWriter
 from storage_svc.sql_files import load_migrations
 from tests.integration.storage.damage import damage_database
 from tests.integration.storage.support import (
@@ -113,6 +114,7 @@ async def test_ping_really_writes_and_changes_nothing(tmp_path: Path) -> None:
 async def test_crashed_writer_is_told_and_nobody_waits_for_it(tmp_path: Path) -> None:
     rows = await SqliteMeasurements.open(tmp_path / "rows.sqlite3")
     watching = asyncio.create_task(rows.watch())
+    assert isinstance(rows._writer, SqliteWriter)
     await rows._writer._connection.close()
     async with asyncio.timeout(10):
         outcomes = await asyncio.gather(*(rows.ping() for _ in range(3)), return_exceptions=True)

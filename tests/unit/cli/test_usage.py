@@ -1,10 +1,15 @@
 from __future__ import annotations
 
+import asyncio
+import json
 import subprocess
 import sys
 from pathlib import Path
 
+import grpc
 import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_health.v1._async import HealthServicer
 
 from heimdall.cli.main import run
 
@@ -15,7 +20,7 @@ from heimdall.cli.main import run
         (["bogus"], "No such command 'bogus'"),
         (["acquire", "145.5mhz", "--duration", "5"], "'145.5mhz' is not a frequency; write it like 145.5MHz"),
         (["acquire", "145.5MHz"], "Missing option '--duration'"),
-        (["acquire", "145.5MHz", "--duration", "5d"], "'5d' is not a duration"),
+        (["acquire", "145.5MHz", "--duration", "5w"], "'5w' is not a duration"),
         (["acquire", "145.5MHz", "--duration", "5", "--start-time", "noon"], "'noon' is not a time"),
         (["acquire", "145.5MHz", "--duration", "5", "--label", "x"], "'x' is not a label; write KEY=VALUE"),
         (["acquire", "145.5MHz", "--duration", "5", "--agc", "--gain", "50"], "--agc and --gain exclude each other"),
@@ -75,6 +80,29 @@ def test_health_of_a_mesh_that_is_away_names_every_service(
     printed = capsys.readouterr().out
     for name in ("coordinator", "fetcher", "dsp", "storage"):
         assert f"{name}: SERVICE_UNAVAILABLE" in printed
+
+
+async def test_health_names_what_storage_lacks_though_it_can_do_its_work(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    server = grpc.aio.server()
+    health = HealthServicer()
+    health_pb2_grpc.add_HealthServicer_to_server(health, server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    monkeypatch.setenv("HEIMDALL_MESH_STORAGE_TARGET", f"127.0.0.1:{port}")
+    up, down = health_pb2.HealthCheckResponse.SERVING, health_pb2.HealthCheckResponse.NOT_SERVING
+    for name, status in (("", up), ("/objects", up), ("/measurements", down)):
+        await health.set(f"heimdall.storage.v1.StorageService{name}", status)
+    assert await asyncio.to_thread(run, ["health", "--service", "storage"]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == (
+        "storage: measurements is NOT_SERVING, spool is UNKNOWN; its log says why"
+    )
+    assert await asyncio.to_thread(run, ["health", "--service", "storage", "--json"]) == 0
+    printed = json.loads(capsys.readouterr().out)
+    assert printed["status"] == "SERVING"
+    assert printed["backends"] == {"objects": "SERVING", "measurements": "NOT_SERVING", "spool": "UNKNOWN"}
+    await server.stop(0)
 
 
 def test_the_command_line_needs_no_arrays() -> None:

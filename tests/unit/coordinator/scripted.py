@@ -237,6 +237,8 @@ class ScriptedStorage(storage_pb2_grpc.StorageServiceServicer):
         """Raised by every call of WriteRecording."""
         self.put_failures = list[HeimdallError]()
         """Raised by PutAcquisition in turn, after storing."""
+        self.rows_wait = False
+        """Whether rows are told to wait for a database that is away."""
 
     async def PutAcquisition(  # noqa: N802
         self, request: storage_pb2.PutAcquisitionRequest, context: Any
@@ -253,7 +255,7 @@ class ScriptedStorage(storage_pb2_grpc.StorageServiceServicer):
         self.puts.append(kept)
         if self.put_failures:
             raise self.put_failures.pop(0)
-        return storage_pb2.PutAcquisitionResponse(acquisition=new)
+        return storage_pb2.PutAcquisitionResponse(acquisition=new, waiting=self.rows_wait)
 
     async def GetAcquisition(  # noqa: N802
         self, request: storage_pb2.GetAcquisitionRequest, context: Any
@@ -302,13 +304,20 @@ class ScriptedStorage(storage_pb2_grpc.StorageServiceServicer):
         self, request: storage_pb2.WriteMeasurementsRequest, context: Any
     ) -> storage_pb2.WriteMeasurementsResponse:
         self.measurements += request.measurements
-        return storage_pb2.WriteMeasurementsResponse(inserted_count=len(request.measurements))
+        count = len(request.measurements)
+        waiting_count = count if self.rows_wait else 0
+        return storage_pb2.WriteMeasurementsResponse(inserted_count=count - waiting_count, waiting_count=waiting_count)
 
     async def QueryMeasurements(  # noqa: N802
         self, request: storage_pb2.QueryMeasurementsRequest, context: Any
     ) -> AsyncIterator[storage_pb2.QueryMeasurementsResponse]:
         found = [m for m in self.measurements if m.scope == MeasurementScope.MEASUREMENT_SCOPE_SUMMARY]
         yield storage_pb2.QueryMeasurementsResponse(measurements=found)
+
+    async def AggregateMeasurements(  # noqa: N802
+        self, request: storage_pb2.AggregateMeasurementsRequest, context: Any
+    ) -> storage_pb2.AggregateMeasurementsResponse:
+        raise NotImplementedError
 
     async def WriteRecording(  # noqa: N802
         self, request_iterator: AsyncIterator[storage_pb2.WriteRecordingRequest], context: Any

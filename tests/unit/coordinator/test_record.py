@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 
 import pytest
+import structlog
 
 from coordinator_svc.peers import Archive
 from coordinator_svc.record import StoredRecord
 from heimdall.common.v1.acquisition_pb2 import Acquisition
 from heimdall.common.v1.error_pb2 import ErrorReason
+from heimdall.common.v1.measurement_pb2 import Measurement
 from heimdall.runtime.channel import open_channel
 from heimdall.storage.v1 import storage_pb2_grpc
 from tests.unit.coordinator.scripted import ScriptedStorage, failure, good, scripted_peers
@@ -58,3 +60,17 @@ async def test_a_terminal_state_that_is_refused_for_good_is_not_tried_again(
     storage.put_failures = [failure(ErrorReason.ERROR_REASON_INVALID_FIELD)]
     await StoredRecord(archive, 0).save_terminal(_state(Acquisition.STATE_SUCCEEDED, 1))
     assert len(storage.puts) == 1
+
+
+async def test_what_waits_for_the_database_is_stored_and_told(
+    storage_and_archive: tuple[ScriptedStorage, Archive],
+) -> None:
+    storage, archive = storage_and_archive
+    storage.rows_wait = True
+    with structlog.testing.capture_logs() as logs:
+        await StoredRecord(archive, 0).save_terminal(_state(Acquisition.STATE_SUCCEEDED, 1))
+        await archive.write_measurements([Measurement(acquisition_id="job", receiver_id=name) for name in ("a", "a")])
+    assert len(storage.puts) == 1
+    waits = [line for line in logs if line["event"].endswith(("_waits", "_wait"))]
+    told = [(line["event"], line["acquisition_id"], line.get("state"), line.get("count")) for line in waits]
+    assert told == [("acquisition_waits", "job", "SUCCEEDED", None), ("measurements_wait", "job", None, 2)]

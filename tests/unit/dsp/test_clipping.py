@@ -8,7 +8,7 @@ import pytest
 
 from dsp_svc.estimate.clipping import Clipping, clipped_ratio, clipping, wrapped_ratio
 from dsp_svc.estimate.result import Reason, Validity
-from dsp_svc.estimate.samples import SampleCoding, SampleFormat
+from heimdall.samples import SampleCoding, SampleFormat
 
 Make = Callable[..., Any]
 CI16 = SampleCoding(SampleFormat.CI16_LE, 32768.0, 0.0)

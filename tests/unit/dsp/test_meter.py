@@ -9,9 +9,9 @@ import pytest
 
 from dsp_svc.estimate.measure import Plan
 from dsp_svc.estimate.psd import Welch
-from dsp_svc.estimate.samples import SampleCoding, SampleFormat
 from dsp_svc.estimate.snr import Band
 from dsp_svc.meter import Meter
+from heimdall.samples import SampleCoding, SampleFormat
 
 RATE_HZ = 1_000
 PASSBAND = Band(-400.0, 400.0)

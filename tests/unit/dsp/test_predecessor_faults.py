@@ -14,9 +14,9 @@ from dsp_svc.estimate.measure import Plan
 from dsp_svc.estimate.offset import Tone, find_tone
 from dsp_svc.estimate.psd import Welch, default_segment_length, periodograms
 from dsp_svc.estimate.result import Reason, Validity
-from dsp_svc.estimate.samples import SampleCoding, SampleFormat
 from dsp_svc.estimate.snr import Band
 from dsp_svc.meter import Meter, StretchNumbers
+from heimdall.samples import SampleCoding, SampleFormat
 from tests.signals import Complex, flat_signal, tone, white_noise
 
 RATE_HZ = 12_000.0

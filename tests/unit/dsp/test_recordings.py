@@ -16,8 +16,8 @@ from dsp_svc.estimate.kurtosis import kurtosis
 from dsp_svc.estimate.levels import moments, power_dbfs
 from dsp_svc.estimate.noise import noise_floor, passband_bins
 from dsp_svc.estimate.psd import Welch, periodograms
-from dsp_svc.estimate.samples import SampleCoding, SampleFormat
 from dsp_svc.estimate.snr import Band
+from heimdall.samples import SampleCoding, SampleFormat
 from tests.kiwi_wav import read_codes
 
 pytestmark = pytest.mark.realdata

@@ -90,7 +90,7 @@ def test_folder_has_one_owner(tmp_path: Path) -> None:
 
 async def test_migrations_are_applied_once(tmp_path: Path) -> None:
     settings = Settings(storage=StorageSettings(data_dir=tmp_path / "new"))
-    assert await migrate(settings) == ["0001_initial", "0002_more_numbers"]
+    assert await migrate(settings) == ["0001_initial", "0002_more_numbers", "0003_analysis"]
     assert await migrate(settings) == []
 
 

@@ -5,7 +5,8 @@ from fractions import Fraction
 import pytest
 
 from heimdall.common.v1.iq_pb2 import TimeSolution
-from storage_svc.timing import first_index_at, unix_ns_at, utc_text
+from heimdall.timing import unix_ns_at, utc_text
+from storage_svc.timing import first_index_at
 
 SOLUTION = TimeSolution(
     reference_sample_index=1000, reference_unix_ns=1_700_000_000_000_000_000, sample_rate_hz=11_998.90209
