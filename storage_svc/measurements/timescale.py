@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-from collections.abc import AsyncIterator, Sequence
+from collections import defaultdict
+from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from operator import itemgetter
@@ -33,7 +34,13 @@ _MS_PER_S: Final = 1000
 _TIMES: Final = {"start_time": "start_unix_ns", "end_time": "end_unix_ns", "after_time": "after_0"}
 """Values that narrow the column time, beside those in ns that decide."""
 
-_Rows: TypeAlias = dict[tuple[str | int, ...], tuple[Any, ...]]
+_INSERT_TRIES: Final = 3
+"""Attempts at inserting rows that another service inserts too."""
+_INSERT_COLUMNS: Final = (*MEASUREMENT_COLUMNS, "object_key", "state")
+
+_Key: TypeAlias = tuple[Any, ...]
+"""Acquisition, receiver and, of a window, its first index."""
+_Rows: TypeAlias = dict[_Key, tuple[Any, ...]]
 """Rows by their key; the first of a key stays."""
 
 
@@ -90,33 +97,60 @@ class TimescaleMeasurements(SqlMeasurements[TimescaleConnection]):
 
     async def _insert(self, connection: TimescaleConnection, groups: Sequence[dict[str, _Rows]]) -> Sequence[int]:
         counts = [0] * len(groups)
-        for name in ("insert_summary", "insert_window"):
-            owners: dict[tuple[str | int, ...], int] = {}
-            rows: list[tuple[Any, ...]] = []
+        for table in ("measurements", "measurement_windows"):
+            owners: dict[_Key, int] = {}
+            rows: _Rows = {}
             for place, group in enumerate(groups):
-                for key, row in group[name].items():
-                    if owners.setdefault(key, place) == place:
-                        rows.append(row)
+                for key, row in group[table].items():
+                    if key not in rows:
+                        rows[key], owners[key] = row, place
             if rows:
-                for inserted in await self._insert_rows(connection, name, rows):
-                    key = (inserted["task_id"], inserted["receiver_id"])
-                    counts[owners[key if name == "insert_summary" else (*key, inserted["first_sample_index"])]] += 1
+                for key in await self._insert_new(connection, table, rows):
+                    counts[owners[key]] += 1
         return counts
 
-    async def _insert_rows(
-        self, connection: TimescaleConnection, name: str, rows: Sequence[tuple[Any, ...]]
-    ) -> Sequence[Row]:
-        times = [row[0] for row in rows]
-        values: dict[str, Any] = {"first_time": min(times), "last_time": max(times)}
+    async def _insert_new(self, connection: TimescaleConnection, table: str, rows: _Rows) -> Iterable[_Key]:
+        """Inserts the rows of keys that are not there yet, and returns these keys."""
+        for tries_left in reversed(range(_INSERT_TRIES)):
+            new = await self._complete(connection, table, rows)
+            try:
+                async with connection.transaction():
+                    await self._insert_rows(connection, table, list(new.values()))
+            except asyncpg.UniqueViolationError:
+                # Another service was faster with one of them: now it can be seen.
+                if not tries_left:
+                    raise
+            else:
+                break
+        return new
+
+    async def _complete(self, connection: TimescaleConnection, table: str, rows: _Rows) -> _Rows:
+        """Returns the rows of keys that are not there yet, with what is known of their recordings."""
+        indices: dict[tuple[str, str], list[int]] = defaultdict(list)
+        for task_id, receiver_id, *index in rows:
+            indices[task_id, receiver_id] += index or [0]
+        times = [row[0] for row in rows.values()]
+        values: dict[str, Any] = {
+            "task_ids": [task_id for task_id, _ in indices],
+            "receiver_ids": [receiver_id for _, receiver_id in indices],
+            "first_indices": list(map(min, indices.values())),
+            "last_indices": list(map(max, indices.values())),
+            "first_time": min(times),
+            "last_time": max(times),
+        }
+        known = {tuple(row.values()) for row in await connection.fetch(self._queries[f"known_{table}"], values)}
+        recordings = {
+            (row["task_id"], row["receiver_id"]): (row["object_key"], row["state"])
+            for row in await connection.fetch(self._queries["recordings_of"], values)
+        }
+        return {key: (*row, *recordings.get(key[:2], (None, None))) for key, row in rows.items() if key not in known}
+
+    async def _insert_rows(self, connection: TimescaleConnection, table: str, rows: Sequence[tuple[Any, ...]]) -> None:
         if self._settings.use_copy:
-            table = name.replace("insert", "staged")
-            await connection.execute(self._queries["make_staged"].replace("{staged}", table), {})
-            await connection.copy(table, MEASUREMENT_COLUMNS, rows)
-            staged = f"{table} AS staged_measurements"
-        else:
-            values |= zip(MEASUREMENT_COLUMNS, zip(*rows, strict=True), strict=True)
-            staged = self._queries["unnest_staged"]
-        return await connection.fetch(self._queries[name].replace("{staged}", staged), values)
+            await connection.copy(table, _INSERT_COLUMNS, rows)
+        elif rows:
+            values = dict(zip(_INSERT_COLUMNS, zip(*rows, strict=True), strict=True))
+            await connection.execute(self._queries["insert_rows"].replace("{table}", table), values)
 
     async def _ping(self, connection: TimescaleConnection, pings: Sequence[None]) -> Sequence[None]:
         await connection.execute(self._queries["ping"], {})
@@ -211,13 +245,13 @@ _row_values = itemgetter(*MEASUREMENT_COLUMNS)
 
 
 def _rows(measurements: Sequence[Measurement]) -> dict[str, _Rows]:
-    """Returns the rows of measurements by the query that inserts them."""
-    rows: dict[str, _Rows] = {"insert_summary": {}, "insert_window": {}}
+    """Returns the rows of measurements by the table that they belong to."""
+    rows: dict[str, _Rows] = {"measurements": {}, "measurement_windows": {}}
     for measurement in measurements:
         row = _row_values(measurement_row(measurement, TimescaleMeasurements.time))
         key = (measurement.acquisition_id, measurement.receiver_id)
         if measurement.scope == _SUMMARY:
-            rows["insert_summary"].setdefault(key, row)
+            rows["measurements"].setdefault(key, row)
         else:
-            rows["insert_window"].setdefault((*key, measurement.first_sample_index), row)
+            rows["measurement_windows"].setdefault((*key, measurement.first_sample_index), row)
     return rows

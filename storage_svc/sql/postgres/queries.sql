@@ -1,45 +1,53 @@
--- name: make_staged
--- Makes the place, of this connection only, where measurements of a kind arrive before they are inserted.
-CREATE TEMPORARY TABLE IF NOT EXISTS {staged} (
-    time timestamptz,
-    task_id text COLLATE "C",
-    receiver_id text COLLATE "C",
-    first_sample_index bigint,
-    first_sample_unix_ns bigint,
-    frequency_hz double precision,
-    sample_rate_hz double precision,
-    sample_count bigint,
-    lost_sample_count bigint,
-    duration_s double precision,
-    power_dbfs double precision,
-    power_dbm double precision,
-    noise_dbfs_per_hz double precision,
-    snr_db double precision,
-    snr_bandwidth_hz double precision,
-    carrier_to_noise_density_db_hz double precision,
-    frequency_offset_hz double precision,
-    frequency_offset_sigma_hz double precision,
-    occupied_bandwidth_hz double precision,
-    frequency_drift_hz_per_s double precision,
-    frequency_scatter_hz double precision,
-    x_db_bandwidth_hz double precision,
-    kurtosis double precision,
-    crest_factor_db double precision,
-    spectral_flatness_ratio double precision,
-    overload_ratio double precision,
-    clipped_ratio double precision,
-    wrapped_ratio double precision,
-    dc_offset_dbfs double precision,
-    image_ratio_db double precision,
-    estimate_details jsonb,
-    spectrum bytea,
-    products bytea,
-    time_source text
-) ON COMMIT DELETE ROWS;
+-- name: recordings_of
+-- Returns where the samples of some recordings are and what became of them.
+SELECT task_id, receiver_id, object_key, state
+FROM unnest(CAST(:task_ids AS text[]), CAST(:receiver_ids AS text[])) AS wanted (task_id, receiver_id)
+JOIN recordings USING (task_id, receiver_id);
 
--- name: unnest_staged
--- Stands for that place where COPY can not be used: one array a column.
-unnest(
+-- name: known_measurements
+-- Returns which summaries of some recordings are there, within a day of those that come, which no acquisition reaches. What
+-- lies outside these days, in compressed chunks, is not looked at.
+SELECT stored.task_id, stored.receiver_id
+FROM unnest(CAST(:task_ids AS text[]), CAST(:receiver_ids AS text[])) AS wanted (task_id, receiver_id)
+CROSS JOIN LATERAL (
+    SELECT task_id, receiver_id FROM measurements
+    WHERE measurements.task_id = wanted.task_id
+        AND measurements.receiver_id = wanted.receiver_id
+        AND measurements.time >= CAST(:first_time AS timestamptz) - INTERVAL '1 day'
+        AND measurements.time <= CAST(:last_time AS timestamptz) + INTERVAL '1 day'
+    OFFSET 0
+) AS stored;
+
+-- name: known_measurement_windows
+-- Returns which windows of some recordings are there, between the first and the last that come; otherwise as above.
+SELECT stored.task_id, stored.receiver_id, stored.first_sample_index
+FROM unnest(
+    CAST(:task_ids AS text[]), CAST(:receiver_ids AS text[]),
+    CAST(:first_indices AS bigint[]), CAST(:last_indices AS bigint[])
+) AS wanted (task_id, receiver_id, first_index, last_index)
+CROSS JOIN LATERAL (
+    SELECT task_id, receiver_id, first_sample_index FROM measurement_windows
+    WHERE measurement_windows.task_id = wanted.task_id
+        AND measurement_windows.receiver_id = wanted.receiver_id
+        AND measurement_windows.first_sample_index >= wanted.first_index
+        AND measurement_windows.first_sample_index <= wanted.last_index
+        AND measurement_windows.time >= CAST(:first_time AS timestamptz) - INTERVAL '1 day'
+        AND measurement_windows.time <= CAST(:last_time AS timestamptz) + INTERVAL '1 day'
+    OFFSET 0
+) AS stored;
+
+-- name: insert_rows
+-- Inserts measurements where COPY can not be used: one array a column.
+INSERT INTO {table} (
+    time, task_id, receiver_id, first_sample_index, first_sample_unix_ns, frequency_hz, sample_rate_hz,
+    sample_count, lost_sample_count, duration_s, power_dbfs, power_dbm, noise_dbfs_per_hz, snr_db,
+    snr_bandwidth_hz, carrier_to_noise_density_db_hz, frequency_offset_hz, frequency_offset_sigma_hz,
+    occupied_bandwidth_hz, frequency_drift_hz_per_s, frequency_scatter_hz, x_db_bandwidth_hz, kurtosis,
+    crest_factor_db, spectral_flatness_ratio, overload_ratio, clipped_ratio, wrapped_ratio, dc_offset_dbfs,
+    image_ratio_db, estimate_details, spectrum, products, time_source,
+    object_key, state
+)
+SELECT * FROM unnest(
     CAST(:time AS timestamptz[]),
     CAST(:task_id AS text[]),
     CAST(:receiver_id AS text[]),
@@ -73,55 +81,10 @@ unnest(
     CAST(:estimate_details AS jsonb[]),
     CAST(:spectrum AS bytea[]),
     CAST(:products AS bytea[]),
-    CAST(:time_source AS text[])
-) AS staged_measurements (
-    time, task_id, receiver_id, first_sample_index, first_sample_unix_ns, frequency_hz, sample_rate_hz,
-    sample_count, lost_sample_count, duration_s, power_dbfs, power_dbm, noise_dbfs_per_hz, snr_db,
-    snr_bandwidth_hz, carrier_to_noise_density_db_hz, frequency_offset_hz, frequency_offset_sigma_hz,
-    occupied_bandwidth_hz, frequency_drift_hz_per_s, frequency_scatter_hz, x_db_bandwidth_hz, kurtosis,
-    crest_factor_db, spectral_flatness_ratio, overload_ratio, clipped_ratio, wrapped_ratio, dc_offset_dbfs,
-    image_ratio_db, estimate_details, spectrum, products, time_source
-)
-
--- name: insert_summary
--- Stores the summarys that are staged unless one of the same key is there within a day, which no acquisition reaches; knows
--- the recordings that are finished already. What lies outside these days, in compressed chunks, is not looked at.
-INSERT INTO measurements (
-    time, task_id, receiver_id, first_sample_index, first_sample_unix_ns, frequency_hz, sample_rate_hz,
-    sample_count, lost_sample_count, duration_s, power_dbfs, power_dbm, noise_dbfs_per_hz, snr_db,
-    snr_bandwidth_hz, carrier_to_noise_density_db_hz, frequency_offset_hz, frequency_offset_sigma_hz,
-    occupied_bandwidth_hz, frequency_drift_hz_per_s, frequency_scatter_hz, x_db_bandwidth_hz, kurtosis,
-    crest_factor_db, spectral_flatness_ratio, overload_ratio, clipped_ratio, wrapped_ratio, dc_offset_dbfs,
-    image_ratio_db, estimate_details, spectrum, products, time_source,
-    object_key, state
-)
-SELECT
-    time, task_id, receiver_id, first_sample_index, first_sample_unix_ns, frequency_hz, sample_rate_hz,
-    sample_count, lost_sample_count, duration_s, power_dbfs, power_dbm, noise_dbfs_per_hz, snr_db,
-    snr_bandwidth_hz, carrier_to_noise_density_db_hz, frequency_offset_hz, frequency_offset_sigma_hz,
-    occupied_bandwidth_hz, frequency_drift_hz_per_s, frequency_scatter_hz, x_db_bandwidth_hz, kurtosis,
-    crest_factor_db, spectral_flatness_ratio, overload_ratio, clipped_ratio, wrapped_ratio, dc_offset_dbfs,
-    image_ratio_db, estimate_details, spectrum, products, time_source,
-    recording.object_key, recording.state
-FROM {staged}
-LEFT JOIN LATERAL (
-    SELECT object_key, state FROM recordings
-    WHERE recordings.task_id = staged_measurements.task_id
-        AND recordings.receiver_id = staged_measurements.receiver_id
-    LIMIT 1
-) AS recording ON TRUE
-WHERE (
-    SELECT TRUE FROM measurements AS stored
-    WHERE stored.task_id = staged_measurements.task_id
-        AND stored.receiver_id = staged_measurements.receiver_id
-        AND stored.time >= staged_measurements.time - INTERVAL '1 day'
-        AND stored.time <= staged_measurements.time + INTERVAL '1 day'
-        AND stored.time >= CAST(:first_time AS timestamptz) - INTERVAL '1 day'
-        AND stored.time <= CAST(:last_time AS timestamptz) + INTERVAL '1 day'
-    LIMIT 1
-) IS NULL
-ON CONFLICT DO NOTHING
-RETURNING task_id, receiver_id, first_sample_index;
+    CAST(:time_source AS text[]),
+    CAST(:object_key AS text[]),
+    CAST(:state AS text[])
+);
 
 -- name: select_summary
 -- Returns a page of summary rows, newest first; the conditions are put in by the store.
@@ -147,47 +110,6 @@ WHERE task_id = :task_id AND receiver_id = :receiver_id
     AND time >= CAST(:time AS timestamptz) - INTERVAL '1 day'
     AND time <= CAST(:time AS timestamptz) + INTERVAL '1 day'
     AND (object_key, state) IS DISTINCT FROM (CAST(:object_key AS text), CAST(:state AS text));
-
--- name: insert_window
--- Stores the windows that are staged unless one of the same key is there within a day, which no acquisition reaches; knows
--- the recordings that are finished already. What lies outside these days, in compressed chunks, is not looked at.
-INSERT INTO measurement_windows (
-    time, task_id, receiver_id, first_sample_index, first_sample_unix_ns, frequency_hz, sample_rate_hz,
-    sample_count, lost_sample_count, duration_s, power_dbfs, power_dbm, noise_dbfs_per_hz, snr_db,
-    snr_bandwidth_hz, carrier_to_noise_density_db_hz, frequency_offset_hz, frequency_offset_sigma_hz,
-    occupied_bandwidth_hz, frequency_drift_hz_per_s, frequency_scatter_hz, x_db_bandwidth_hz, kurtosis,
-    crest_factor_db, spectral_flatness_ratio, overload_ratio, clipped_ratio, wrapped_ratio, dc_offset_dbfs,
-    image_ratio_db, estimate_details, spectrum, products, time_source,
-    object_key, state
-)
-SELECT
-    time, task_id, receiver_id, first_sample_index, first_sample_unix_ns, frequency_hz, sample_rate_hz,
-    sample_count, lost_sample_count, duration_s, power_dbfs, power_dbm, noise_dbfs_per_hz, snr_db,
-    snr_bandwidth_hz, carrier_to_noise_density_db_hz, frequency_offset_hz, frequency_offset_sigma_hz,
-    occupied_bandwidth_hz, frequency_drift_hz_per_s, frequency_scatter_hz, x_db_bandwidth_hz, kurtosis,
-    crest_factor_db, spectral_flatness_ratio, overload_ratio, clipped_ratio, wrapped_ratio, dc_offset_dbfs,
-    image_ratio_db, estimate_details, spectrum, products, time_source,
-    recording.object_key, recording.state
-FROM {staged}
-LEFT JOIN LATERAL (
-    SELECT object_key, state FROM recordings
-    WHERE recordings.task_id = staged_measurements.task_id
-        AND recordings.receiver_id = staged_measurements.receiver_id
-    LIMIT 1
-) AS recording ON TRUE
-WHERE (
-    SELECT TRUE FROM measurement_windows AS stored
-    WHERE stored.task_id = staged_measurements.task_id
-        AND stored.receiver_id = staged_measurements.receiver_id
-        AND stored.first_sample_index = staged_measurements.first_sample_index
-        AND stored.time >= staged_measurements.time - INTERVAL '1 day'
-        AND stored.time <= staged_measurements.time + INTERVAL '1 day'
-        AND stored.time >= CAST(:first_time AS timestamptz) - INTERVAL '1 day'
-        AND stored.time <= CAST(:last_time AS timestamptz) + INTERVAL '1 day'
-    LIMIT 1
-) IS NULL
-ON CONFLICT DO NOTHING
-RETURNING task_id, receiver_id, first_sample_index;
 
 -- name: select_window
 -- Returns a page of window rows, newest first; the conditions are put in by the store.

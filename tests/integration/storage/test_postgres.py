@@ -21,6 +21,7 @@ from heimdall.runtime.settings import SettingsError, TimescaleSettings
 from storage_svc.ids import RecordingKey
 from storage_svc.measurements.timescale import TimescaleMeasurements, migrate
 from tests.contract.storage.messages import EVERYTHING, SUMMARY, WINDOW, acquisition, measurement, recording
+from tests.e2e.faults.bench import eventually
 from tests.servers.postgres import PostgresServer
 from tests.servers.rows import fresh_database
 
@@ -103,6 +104,31 @@ async def test_of_two_services_one_changes_an_acquisition(settings: TimescaleSet
         assert winner is not None
         assert winner.request_id == f"w{results.index(False)}"
     for store in stores:
+        await store.close()
+
+
+async def test_of_two_services_one_inserts_a_row(postgres: PostgresServer, settings: TimescaleSettings) -> None:
+    store = TimescaleMeasurements(settings)
+    await store.write_measurements(windows("t", 5))
+    other = await postgres.connect(settings.dsn.get_secret_value().rpartition("/")[2])
+    try:
+        await other.execute("CREATE TEMPORARY TABLE kept AS SELECT * FROM measurement_windows")
+        await other.execute("DELETE FROM measurement_windows")
+        transaction = other.transaction()
+        await transaction.start()
+        await other.execute("INSERT INTO measurement_windows SELECT * FROM kept WHERE first_sample_index = 3")
+        writing = asyncio.create_task(store.write_measurements(windows("t", 5)))
+
+        async def waits_for_the_other() -> bool:
+            return bool(await ask(store, "SELECT count(*) FROM pg_locks WHERE NOT granted"))
+
+        await eventually(waits_for_the_other)
+        await transaction.commit()
+        assert (await writing).inserted == 4
+        indices = await other.fetch("SELECT first_sample_index FROM measurement_windows ORDER BY 1")
+        assert [row[0] for row in indices] == [0, 1, 2, 3, 4]
+    finally:
+        await other.close()
         await store.close()
 
 
