@@ -54,6 +54,7 @@ class SigmfCollections:
         self._asked: dict[str, asyncio.Future[bool]] = {}
         self._any_asked = asyncio.Event()
         self._due: set[str] = set()
+        self._files = asyncio.Lock()
         self._ended = False
 
     async def start(self) -> None:
@@ -76,11 +77,12 @@ class SigmfCollections:
             done, _ = await asyncio.wait({attempt}, timeout=_PATIENCE_S)
             if done and attempt.result():
                 return
-        try:
-            await asyncio.to_thread(_make_file, self._folder / acquisition_id)
-        except OSError as error:
-            raise disk_failure(error, "keep that a collection is due") from error
-        self._due.add(acquisition_id)
+        async with self._files:
+            try:
+                await asyncio.to_thread(_make_file, self._folder / acquisition_id)
+            except OSError as error:
+                raise disk_failure(error, "keep that a collection is due") from error
+            self._due.add(acquisition_id)
         self._any_asked.set()
 
     async def write_steadily(self) -> None:
@@ -124,10 +126,12 @@ class SigmfCollections:
             return False
         except Exception:  # noqa: BLE001  # the outermost boundary: one damaged recording holds up no other collection
             _log.exception("collection_not_written", task_id=acquisition_id)
-        if acquisition_id in self._due:
-            self._due.discard(acquisition_id)
-            # If it comes back, it is written once more.
-            await asyncio.to_thread((self._folder / acquisition_id).unlink, missing_ok=True)
+        async with self._files:
+            # Whoever has asked meanwhile may know of a recording that this round did not see.
+            if acquisition_id in self._due and acquisition_id not in self._asked:
+                self._due.discard(acquisition_id)
+                # If it comes back, it is written once more.
+                await asyncio.to_thread((self._folder / acquisition_id).unlink, missing_ok=True)
         return True
 
     async def _stored_metas(self, acquisition_id: str) -> AsyncIterator[tuple[str, bytes]]:

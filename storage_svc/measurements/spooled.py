@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import random
+import sqlite3
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
 from typing import Any, Final, TypeVar
+from weakref import WeakValueDictionary
 
 import structlog
 from google.protobuf.message import DecodeError
@@ -51,6 +53,7 @@ class SpooledMeasurements:
         self._inner = inner
         self._spool = spool
         self._jobs: set[asyncio.Future[Any]] = set()
+        self._turns: WeakValueDictionary[tuple[str, str, str], asyncio.Lock] = WeakValueDictionary()
         self._attempts: set[asyncio.Future[Any]] = set()
         self._any_waiting = asyncio.Event()
         self._known_dead = 0
@@ -80,7 +83,7 @@ class SpooledMeasurements:
             await self._spool.append(_measurement_entries(measurements))
             return WriteCounts(inserted=0, waiting=len(measurements))
 
-        return await self._write(lambda: self._inner.write_measurements(measurements), wait)
+        return await self._write(self._write_either(lambda: self._inner.write_measurements(measurements), wait))
 
     async def query_measurements(
         self, scope: MeasurementScope.ValueType, selected: RowFilter, after: Cursor | None, limit: int
@@ -102,7 +105,8 @@ class SpooledMeasurements:
         entry = Entry(
             Kind.RECORDING, recording.acquisition_id, recording.receiver_id, 1, message, accepted_unix_ns=time.time_ns()
         )
-        await self._write(
+        await self._write_in_turn(
+            entry,
             lambda: self._inner.put_recording(recording),
             lambda: self._spool.append_state(entry, lambda newest: newest != message),
         )
@@ -141,7 +145,9 @@ class SpooledMeasurements:
             await self._spool.append_state(entry, is_next)
             return True
 
-        return await self._write(lambda: self._inner.put_acquisition(acquisition, expected_revision), wait)
+        return await self._write_in_turn(
+            entry, lambda: self._inner.put_acquisition(acquisition, expected_revision), wait
+        )
 
     async def get_acquisition(self, acquisition_id: str) -> Acquisition | None:
         """Returns an acquisition as it was put last; None if there is none."""
@@ -172,12 +178,24 @@ class SpooledMeasurements:
         await self._inner.close()
         await self._spool.close()
 
-    async def _write(self, store: Callable[[], Awaitable[T]], wait: Callable[[], Awaitable[T]]) -> T:
+    async def _write_in_turn(
+        self, state: Entry, store: Callable[[], Awaitable[T]], wait: Callable[[], Awaitable[T]]
+    ) -> T:
+        """Writes a state of something after the one before it: that must not wait on disk when this one is stored."""
+        lock = self._turns.setdefault((state.kind, state.task_id, state.receiver_id), asyncio.Lock())
+
+        async def write() -> T:
+            async with lock:
+                return await self._write_either(store, wait)
+
+        return await self._write(write())
+
+    async def _write(self, work: Coroutine[Any, Any, T]) -> T:
         """Writes to the database or else the spool, also if the caller does not wait for the answer.
 
         A database that hangs longer than callers wait would otherwise get nothing but attempts that are given up.
         """
-        job = asyncio.create_task(self._write_either(store, wait), context=contextvars.Context())
+        job = asyncio.create_task(work, context=contextvars.Context())
         self._jobs.add(job)
         job.add_done_callback(self._job_done)
         return await asyncio.shield(job)
@@ -291,8 +309,8 @@ class SpooledMeasurements:
         """Gives the room that rows took back to the file system; if that fails, later rows take it."""
         try:
             await self._spool.give_back()
-        except HeimdallError as error:
-            _log.warning("room_not_given_back", message=error.message)
+        except (HeimdallError, sqlite3.Error, OSError) as error:
+            _log.warning("room_not_given_back", message=str(error))
 
     async def _replay_oldest(self) -> int:
         """Feeds the database what waits longest, and returns the number of rows.

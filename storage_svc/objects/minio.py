@@ -138,7 +138,7 @@ class MinioObjects:
             return await asyncio.wrap_future(task)
         except S3Error as error:
             # The next write makes the bucket again; until then, what was in it is as missing as then.
-            if error.code in ("NoSuchKey", "NoSuchBucket"):
+            if what == "read" and error.code in ("NoSuchKey", "NoSuchBucket"):
                 raise ObjectNotFoundError(f"there is no object {key}") from error
             raise unavailable(error, what, key, self._timeout_s) from error
         except FAILURES as error:

@@ -125,6 +125,24 @@ async def test_url_gives_the_bytes_to_anybody_for_a_while(minio: MinioServer) ->
         assert "X-Amz-Expires=2&" in url
 
 
+async def test_bucket_that_goes_while_it_is_written_to_is_trouble_and_no_missing_object(
+    minio: MinioServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = minio.client()
+    async with objects_of(minio, "goes-away") as objects:
+        put = objects._put
+
+        def put_and_lose(key: str, content: bytes) -> None:
+            put(key, content)
+            client.remove_object("goes-away", key)
+            client.remove_bucket("goes-away")
+
+        monkeypatch.setattr(objects, "_put", put_and_lose)
+        with pytest.raises(HeimdallError) as caught:
+            await objects.ping()
+        assert caught.value.reason == ErrorReason.ERROR_REASON_BACKEND_UNAVAILABLE
+
+
 async def test_url_has_the_address_of_those_who_download(minio: MinioServer) -> None:
     public = "http://store.example:9000"
     async with objects_of(minio, "with-urls", public_endpoint=public) as objects, aiohttp.ClientSession() as session:

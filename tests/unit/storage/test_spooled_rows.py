@@ -406,6 +406,24 @@ async def test_replay_waits_for_what_was_written_before(tmp_path: Path, monkeypa
         assert await rows.get_recording(KEY) == recording(Recording.STATE_STORED)
 
 
+async def test_state_is_not_stored_while_the_one_before_it_may_still_wait(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(spooled, "_WRITE_PATIENCE_S", 0.2)
+    async with rows_in(tmp_path) as (rows, inner):
+        inner.answering.clear()
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(rows.put_recording(recording(Recording.STATE_WRITING)))
+            await asyncio.sleep(0.05)
+            # The database works again, but that first write still hangs in it.
+            inner.answering, hanging = asyncio.Event(), inner.answering
+            inner.answering.set()
+            tasks.create_task(rows.put_recording(recording(Recording.STATE_STORED)))
+        hanging.set()
+        await up(rows)
+        assert await rows.get_recording(KEY) == recording(Recording.STATE_STORED)
+
+
 async def test_caller_that_does_not_wait_for_a_hanging_database_is_written_all_the_same(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
