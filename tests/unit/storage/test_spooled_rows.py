@@ -43,6 +43,7 @@ class Switched:
         self.refusing: Callable[[Any], Exception | None] = lambda _: None
         """Returns what the database says to a write, if it does not take it."""
         self.taken: list[Any] = []
+        self.asked_count = 0
 
     @property
     def is_away(self) -> bool:
@@ -59,6 +60,7 @@ class Switched:
             return method
 
         async def call(*arguments: Any) -> Any:
+            self.asked_count += 1
             await self.answering.wait()
             failure = self.refusing(arguments[0] if arguments else None)
             if failure is not None:
@@ -414,7 +416,8 @@ async def test_state_is_not_stored_while_the_one_before_it_may_still_wait(
         inner.answering.clear()
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(rows.put_recording(recording(Recording.STATE_WRITING)))
-            await asyncio.sleep(0.05)
+            while not inner.asked_count:  # noqa: ASYNC110 (the task group has no deadline of its own; pytest has)
+                await asyncio.sleep(0)
             # The database works again, but that first write still hangs in it.
             inner.answering, hanging = asyncio.Event(), inner.answering
             inner.answering.set()
