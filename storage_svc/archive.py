@@ -29,6 +29,14 @@ _WORKER_COUNT: Final = 32
 _PATIENCE_S: Final = 5.0
 """How long a writer waits until its recording is settled; then it is told that it is spooled."""
 
+_LOOK_UP_PATIENCE_S: Final = 3.0
+"""How long the look for a pair may take: somebody who wants to write samples waits for it."""
+
+_HOPELESS: Final = frozenset(
+    {ErrorReason.ERROR_REASON_CHECKSUM_MISMATCH, ErrorReason.ERROR_REASON_RECORDING_FINISHED},
+)
+"""Failures that no repeat mends."""
+
 _OBJECT_FIELDS: Final = ("data_object_key", "meta_object_key", "data_sha512", "data_size_bytes")
 """What only a recording with samples has."""
 
@@ -83,14 +91,14 @@ class Archive:
         return None if waiting is None else waiting.recording
 
     async def holds(self, key: RecordingKey) -> bool:
-        """Returns whether the pair of a recording is complete in the object store.
+        """Returns whether the pair of a recording is known to be complete in the object store.
 
-        Raises:
-            HeimdallError: BACKEND_UNAVAILABLE.
+        If the store can not tell in time, the samples that come are spooled, and `settle` looks again.
         """
         try:
-            await self._objects.size_bytes(key.meta_object_key)
-        except ObjectNotFoundError:
+            async with asyncio.timeout(_LOOK_UP_PATIENCE_S):
+                await self._objects.size_bytes(key.meta_object_key)
+        except (ObjectNotFoundError, HeimdallError, TimeoutError):
             return False
         return True
 
@@ -202,7 +210,7 @@ class Archive:
             try:
                 waiting.stored = await self._store(key, waiting.recording)
             except HeimdallError as error:
-                if error.reason != ErrorReason.ERROR_REASON_CHECKSUM_MISMATCH:
+                if error.reason not in _HOPELESS:
                     raise
                 return await self._give_up(key, waiting.recording, error)
         await self._rows.put_recording(waiting.stored)
@@ -214,7 +222,7 @@ class Archive:
         return waiting.stored
 
     async def _give_up(self, key: RecordingKey, recording: Recording, cause: HeimdallError) -> Recording:
-        """Says in the row of a recording that its samples are damaged; its files are kept for a person to look at."""
+        """Says in the row of a recording why it has no samples; its files are kept for a person to look at."""
         given_up = Recording()
         given_up.CopyFrom(recording)
         given_up.state = Recording.State.STATE_STORED
@@ -226,7 +234,7 @@ class Archive:
         try:
             await self._spool.set_aside(key, cause.message)
         except OSError as error:
-            raise disk_failure(error, "set aside a damaged recording") from error
+            raise disk_failure(error, "set aside a recording") from error
         return given_up
 
     async def _store(self, key: RecordingKey, recording: Recording) -> Recording:
@@ -234,6 +242,7 @@ class Archive:
         settled = Recording()
         settled.CopyFrom(recording)
         if recording.data_object_key:
+            await self._refuse_other(recording)
             try:
                 meta = await asyncio.to_thread(_build_meta, recording, self._spool.journal_path(key))
             except OSError as error:
@@ -246,6 +255,29 @@ class Archive:
         if recording.state == Recording.State.STATE_SPOOLED:
             settled.state = Recording.State.STATE_STORED
         return settled
+
+    async def _refuse_other(self, recording: Recording) -> None:
+        """Returns if the store holds no other pair under the name of a recording.
+
+        There can be one if it was opened while neither store could tell that it is finished.
+
+        Raises:
+            HeimdallError: RECORDING_FINISHED, BACKEND_UNAVAILABLE.
+        """
+        try:
+            meta = await self._objects.get_bytes(recording.meta_object_key)
+        except ObjectNotFoundError:
+            return
+        try:
+            stored_sha512 = await asyncio.to_thread(sigmf.data_sha512, meta)
+        except ValueError as error:
+            stored_sha512 = f"unknown ({error})"
+        if stored_sha512 != recording.data_sha512:
+            raise HeimdallError(
+                ErrorReason.ERROR_REASON_RECORDING_FINISHED,
+                f"the object store holds other samples of {recording.receiver_id} in {recording.acquisition_id}: their "
+                f"SHA-512 is {stored_sha512}, not {recording.data_sha512}",
+            )
 
 
 def _build_meta(recording: Recording, journal: Path) -> bytes:

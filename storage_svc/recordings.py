@@ -299,7 +299,7 @@ class Recordings:
         try:
             row = await self._rows.get_recording(key)
         except HeimdallError:
-            # Samples are accepted while the rows are away, but never on top of a recording that is complete.
+            # Samples are accepted while the rows are away, but not on top of a recording that is known to be complete.
             if await self._archive.holds(key):
                 raise
             return None, None

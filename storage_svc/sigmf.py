@@ -96,6 +96,18 @@ def build_collection(acquisition_id: str, description: str, metas: Iterable[tupl
     )
 
 
+def data_sha512(content: bytes) -> str:
+    """Returns the SHA-512 of the samples that metadata belongs to, in hexadecimal.
+
+    Args:
+        content: The JSON text of a .sigmf-meta file.
+
+    Raises:
+        ValueError: If it does not say.
+    """
+    return _member(_member(_load(content), "global", dict), "core:sha512", str)
+
+
 def parse_meta(content: bytes) -> Contents:
     """Returns the events of a recording from its metadata.
 
@@ -105,13 +117,7 @@ def parse_meta(content: bytes) -> Contents:
     Raises:
         ValueError: If the text is not such metadata; says which key is wrong.
     """
-    try:
-        meta: object = json.loads(content)
-        if b"\\u" in content:
-            # A half of a surrogate pair is a string to JSON and no text to protobuf, whose parser fails badly on it.
-            json.dumps(meta, ensure_ascii=False).encode()
-    except RecursionError as error:
-        raise ValueError("the metadata is nested too deeply") from error
+    meta = _load(content)
     head = _member(meta, "global", dict)
     spans: list[tuple[int, IqEvent]] = []
     for capture in _member(meta, "captures", list):
@@ -135,6 +141,22 @@ def parse_meta(content: bytes) -> Contents:
     )
     contents.check()
     return contents
+
+
+def _load(content: bytes) -> object:
+    """Returns what a JSON text says.
+
+    Raises:
+        ValueError: If it says nothing, or what no message can hold.
+    """
+    try:
+        meta: object = json.loads(content)
+        if b"\\u" in content:
+            # A half of a surrogate pair is a string to JSON and no text to protobuf, whose parser fails badly on it.
+            json.dumps(meta, ensure_ascii=False).encode()
+    except RecursionError as error:
+        raise ValueError("the metadata is nested too deeply") from error
+    return meta
 
 
 def _member(parent: object, key: str, kind: type[T]) -> T:

@@ -102,7 +102,7 @@ class SqlMeasurements(ABC, Generic[C]):
         return _decode(rows, aggregate_from_row)
 
     async def put_recording(self, recording: Recording) -> None:
-        """Makes or replaces the row of a recording, and tells its measurements."""
+        """Makes or replaces the row of a recording, and tells its measurements; what is stored stays."""
         await self._writer.run(self._put_recordings, recording)
 
     async def get_recording(self, key: RecordingKey) -> Recording | None:
@@ -142,8 +142,14 @@ class SqlMeasurements(ABC, Generic[C]):
     async def _put_recordings(self, connection: C, recordings: Sequence[Recording]) -> Sequence[None]:
         for recording in recordings:
             row = recording_row(recording, self.time)
-            await connection.execute(self._queries["put_recording"], row)
-            if recording.state != Recording.State.STATE_WRITING:
+            if not await connection.fetch(self._queries["put_recording"], row):
+                _log.error(
+                    "recording_row_kept",
+                    task_id=recording.acquisition_id,
+                    receiver_id=recording.receiver_id,
+                    refused_state=row["state"],
+                )
+            elif recording.state != Recording.State.STATE_WRITING:
                 await connection.execute(self._queries["mark_summary"], row)
                 await connection.execute(self._queries["mark_window"], row)
         return [None] * len(recordings)

@@ -137,7 +137,7 @@ WHERE task_id = :task_id AND receiver_id = :receiver_id
     AND (object_key, state) IS DISTINCT FROM (CAST(:object_key AS text), CAST(:state AS text));
 
 -- name: put_recording
--- Makes or replaces a recording.
+-- Makes or replaces a recording; returns nothing if one with other samples is stored already, which stays.
 INSERT INTO recordings (
     time, task_id, receiver_id, window_start_unix_ns, window_end_unix_ns, frequency_hz, sample_rate_hz,
     sample_count, lost_sample_count, gap_count, state, complete, object_key, data_sha512,
@@ -160,7 +160,11 @@ INSERT INTO recordings (
     object_key = excluded.object_key,
     data_sha512 = excluded.data_sha512,
     data_size_bytes = excluded.data_size_bytes,
-    message = excluded.message;
+    message = excluded.message
+WHERE recordings.state <> 'STORED'
+    OR recordings.data_sha512 IS NULL
+    OR recordings.data_sha512 = excluded.data_sha512
+RETURNING state;
 
 -- name: get_recording
 -- Returns one recording.

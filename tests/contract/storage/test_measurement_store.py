@@ -124,6 +124,26 @@ async def test_recording_is_replaced(rows: MeasurementStore) -> None:
     assert await rows.list_recordings(EVERYTHING, None, 10) == [recording()]
 
 
+async def test_stored_recording_is_not_replaced_by_one_with_other_samples(rows: MeasurementStore) -> None:
+    stored = recording(data_sha512="a" * 128)
+    await rows.write_measurements([measurement()])
+    await rows.put_recording(stored)
+    states = Recording.State
+    for other in (
+        recording(state=states.STATE_WRITING),
+        recording(state=states.STATE_DISCARDED, data_object_key=""),
+        recording(complete=False, data_object_key="", sample_count=0),
+        recording(data_sha512="b" * 128),
+    ):
+        await rows.put_recording(other)
+        assert await rows.get_recording(RecordingKey("task-1", "rx-1")) == stored
+        (row,) = await ask(rows, "SELECT object_key, state FROM measurements")
+        assert (row["object_key"], row["state"]) == (stored.data_object_key, "STORED")
+    again = recording(data_sha512="a" * 128, location="s3://elsewhere")
+    await rows.put_recording(again)
+    assert await rows.get_recording(RecordingKey("task-1", "rx-1")) == again
+
+
 async def test_acquisition_moves_from_revision_to_revision(rows: MeasurementStore) -> None:
     assert await rows.get_acquisition("task-1") is None
     await rows.put_acquisition(acquisition(), 0)

@@ -14,6 +14,7 @@ from heimdall.common.v1.recording_pb2 import Recording
 from heimdall.errors import HeimdallError
 from heimdall.storage.v1 import storage_pb2 as pb
 from storage_svc import archive, backends
+from storage_svc.ids import BUCKET
 from storage_svc.measurements.sqlite import SqliteMeasurements
 from storage_svc.objects.local import LocalObjects
 from tests.e2e.faults.bench import eventually, until
@@ -213,6 +214,18 @@ async def test_damaged_recording_is_told_kept_and_holds_up_no_other(
     assert await record(stub, "rx-2") == STORED
     with pytest.raises(HeimdallError, match="it holds no samples"):
         await read(stub)
+    kept = tmp_path / "spool" / "task-1" / "rx-1.unreadable" / "samples"
+    assert kept.read_bytes() == sample_bytes(0, BLOCK)
+
+
+async def test_metadata_that_can_not_be_read_is_not_replaced(stub: StorageServiceAsyncStub, tmp_path: Path) -> None:
+    meta = tmp_path / BUCKET / "sessions" / "task-1" / "rx-1.sigmf-meta"
+    meta.parent.mkdir(parents=True)
+    meta.write_text("{}")
+    recording = await write(stub, [segment(), block(0)], end_at(BLOCK))
+    assert recording.incomplete_cause.reason == ErrorReason.ERROR_REASON_RECORDING_FINISHED
+    assert "SHA-512 is unknown (the metadata lacks global), not" in recording.incomplete_cause.message
+    assert meta.read_text() == "{}"
     kept = tmp_path / "spool" / "task-1" / "rx-1.unreadable" / "samples"
     assert kept.read_bytes() == sample_bytes(0, BLOCK)
 
