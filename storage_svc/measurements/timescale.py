@@ -237,6 +237,8 @@ def _server_settings(statement_timeout_s: float) -> dict[str, str]:
         "application_name": "heimdall-storage",
         "statement_timeout": str(round(statement_timeout_s * _MS_PER_S)),
         "timezone": "UTC",
+        # A plan for all values, made while a table or chunk was nearly empty, would read all of it ever after.
+        "plan_cache_mode": "force_custom_plan",
     }
 
 

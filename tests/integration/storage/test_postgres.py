@@ -85,6 +85,23 @@ async def test_rows_of_many_writers_come_together(store: TimescaleMeasurements) 
     assert await ask(store, "SELECT count(DISTINCT CAST(xmin AS text)) FROM measurement_windows") <= 8
 
 
+async def test_known_rows_are_looked_for_by_their_key_from_the_beginning(store: TimescaleMeasurements) -> None:
+    # The database makes a plan for all values after five times, here with next to nothing in the table.
+    for place in range(10):
+        await store.write_measurements(windows("t", 1, place))
+    turn_count, receiver_count = 10, 50
+    for turn in range(turn_count):
+        made = [row for number in range(receiver_count) for row in windows(f"t{number}", 10, 10 * turn)]
+        await store.write_measurements(made)
+    scans = "SELECT idx_scan FROM pg_stat_user_indexes WHERE indexrelname = 'measurement_windows_pkey'"
+
+    async def most_went_by_key() -> bool:
+        # While the table is small it does not matter how.
+        return int(await ask(store, scans)) >= turn_count * receiver_count / 2
+
+    await eventually(most_went_by_key)
+
+
 async def test_of_two_services_one_changes_an_acquisition(settings: TimescaleSettings) -> None:
     stores = [TimescaleMeasurements(settings) for _ in range(2)]
     for store in stores:
