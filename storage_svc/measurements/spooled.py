@@ -37,7 +37,13 @@ _FIRST_PAUSE_S: Final = 0.5
 _LONGEST_PAUSE_S: Final = 10.0
 _LOG_INTERVAL_S: Final = 60.0
 _RUN_ROWS: Final = 1000
+"""Most rows that are fed to the database at once."""
 _RUN_BYTES: Final = 4 * 1024 * 1024
+"""Most bytes of several rows that are fed to it at once."""
+_MOST_HALVINGS: Final = _RUN_ROWS.bit_length() - 1
+"""How often these are halved until it is fed single rows."""
+_RUNS_AT_A_SIZE: Final = 4
+"""Runs that the database takes before they are doubled: each that is too large again costs a statement's timeout."""
 
 
 class SpooledMeasurements:
@@ -58,6 +64,7 @@ class SpooledMeasurements:
         self._any_waiting = asyncio.Event()
         self._known_dead = 0
         self._quiet_until_s = 0.0
+        self._halvings = self._taken_runs = 0
         self._take_note()
 
     async def watch(self) -> None:
@@ -318,8 +325,9 @@ class SpooledMeasurements:
         Raises:
             HeimdallError: BACKEND_UNAVAILABLE, or what the spool failed with; the same rows are then fed again.
         """
-        found = await self._spool.oldest(_RUN_ROWS, _RUN_BYTES)
-        dead_letters = await self._feed([entry for _, entry in found])
+        max_rows, max_bytes = max(1, _RUN_ROWS >> self._halvings), _RUN_BYTES >> self._halvings
+        found = await self._spool.oldest(max_rows, max_bytes)
+        dead_letters = await self._feed_in_parts([entry for _, entry in found], max_rows, max_bytes)
         await self._spool.remove([number for number, _ in found], dead_letters)
         for letter in dead_letters:
             _log.warning(
@@ -334,6 +342,27 @@ class SpooledMeasurements:
         self._take_note()
         return sum(entry.row_count for _, entry in found)
 
+    async def _feed_in_parts(self, entries: Sequence[Entry], max_rows: int, max_bytes: int) -> list[DeadLetter]:
+        """Feeds the database several entries at once, or one in parts; returns what it refuses.
+
+        A run that takes longer than a statement may would for ever be repeated in vain, and nobody can tell that from a
+        database that is away: runs are halved with each failure. They grow only when whole entries were taken, because
+        a part is not kept as done: what was taken of an entry is fed again with the rest of it, and changes nothing.
+
+        Raises:
+            HeimdallError: BACKEND_UNAVAILABLE.
+        """
+        runs = [entries] if len(entries) > 1 else [[part] for part in _parts(entries[0], max_rows, max_bytes)]
+        try:
+            dead_letters = [letter for run in runs for letter in await self._feed(run)]
+        except HeimdallError:
+            self._halvings, self._taken_runs = min(_MOST_HALVINGS, self._halvings + 1), 0
+            raise
+        self._taken_runs += 1
+        if self._taken_runs == _RUNS_AT_A_SIZE:
+            self._halvings, self._taken_runs = max(0, self._halvings - 1), 0
+        return dead_letters
+
     async def _feed(self, entries: Sequence[Entry]) -> list[DeadLetter]:
         """Writes entries to the database, together or else each row by itself; returns what it refuses.
 
@@ -344,7 +373,7 @@ class SpooledMeasurements:
         if sum(entry.row_count for entry in entries) > 1:
             if await _refusal(self._write_entries(entries)) is None:
                 return []
-            parts = [single for entry in entries for single in _single_rows(entry)]
+            parts = [single for entry in entries for single in _parts(entry, 1, 0)]
         refused = [(part, why) for part in parts if (why := await _refusal(self._write_entries([part]))) is not None]
         crash = next((why.__cause__ for _, why in refused if why.__cause__ is not None), None)
         if crash is not None:
@@ -409,17 +438,24 @@ def _measurement_entry(request: WriteMeasurementsRequest, accepted_unix_ns: int)
     )
 
 
-def _single_rows(entry: Entry) -> list[Entry]:
-    """Returns the rows of an entry as entries of their own."""
+def _parts(entry: Entry, max_rows: int, max_bytes: int) -> list[Entry]:
+    """Returns the rows of an entry as entries of at most so many rows and bytes; a larger row is alone in one."""
+    if entry.row_count == 1:
+        return [entry]
     try:
         request = WriteMeasurementsRequest.FromString(entry.message)
     except DecodeError:
         # It is refused as a whole.
         return [entry]
-    return [
-        _measurement_entry(WriteMeasurementsRequest(measurements=[row]), entry.accepted_unix_ns)
-        for row in request.measurements
-    ]
+    requests: list[WriteMeasurementsRequest] = []
+    size_bytes = 0
+    for row in request.measurements:
+        size_bytes += row.ByteSize()
+        if not requests or len(requests[-1].measurements) == max_rows or size_bytes > max_bytes:
+            requests.append(WriteMeasurementsRequest())
+            size_bytes = row.ByteSize()
+        requests[-1].measurements.append(row)
+    return [_measurement_entry(part, entry.accepted_unix_ns) for part in requests]
 
 
 def _dead_letter(entry: Entry, refusal: HeimdallError) -> DeadLetter:

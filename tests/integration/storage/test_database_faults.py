@@ -63,6 +63,15 @@ CREATE OR REPLACE TRIGGER slow BEFORE INSERT ON measurement_windows FOR EACH STA
 CREATE OR REPLACE TRIGGER slow BEFORE INSERT ON acquisitions FOR EACH STATEMENT EXECUTE FUNCTION slow();
 """
 
+_SLOW_ROWS = """
+CREATE FUNCTION slow_row() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    PERFORM pg_sleep({0});
+    RETURN NEW;
+END $$;
+CREATE TRIGGER slow_row BEFORE INSERT ON measurement_windows FOR EACH ROW EXECUTE FUNCTION slow_row();
+"""
+
 
 class Caller:
     """Writes windows with rising indices, and knows which of them were acknowledged."""
@@ -290,6 +299,25 @@ async def test_slow_database_is_waited_for_and_one_that_is_too_slow_is_away(
             postgres.thaw()
         await storage.health("measurements", serving=True)
         await check_all_there(postgres, database, caller)
+
+
+async def test_runs_that_take_longer_than_a_statement_may_are_fed_in_smaller_ones(
+    postgres: PostgresServer, database: str, tmp_path: Path
+) -> None:
+    async with storage_on(postgres, database, tmp_path, HEIMDALL_TIMESCALE_STATEMENT_TIMEOUT_S="1") as storage:
+        caller = Caller(storage)
+        await note_order(storage, postgres, database)
+        # A quarter of them is in time, whether they came in one request or in many.
+        await postgres.administer(_SLOW_ROWS.format(0.005), database=database)
+        assert await caller.write(300) == (0, 300)
+        for _ in range(20):
+            assert await caller.write(10) == (0, 10)
+        await check_told(storage, caller)
+        await storage.health("measurements", serving=True, timeout_s=60)
+        await check_all_there(postgres, database, caller)
+        assert len(caller.acknowledged) == 500
+    assert "statement timeout" in storage.log
+    assert "dead_letter" not in storage.log
 
 
 async def test_read_only_and_wrong_password(postgres: PostgresServer, database: str, tmp_path: Path) -> None:

@@ -330,6 +330,118 @@ async def test_what_the_database_refuses_holds_up_nothing(tmp_path: Path) -> Non
     ]
 
 
+def too_slow(value: Any, most_rows: int) -> Exception | None:
+    """What a database says that can not take so many rows within its timeout."""
+    is_large = isinstance(value, list) and len(value) > most_rows
+    return HeimdallError(AWAY, "canceling statement due to statement timeout") if is_large else None
+
+
+async def test_runs_that_take_too_long_are_halved_until_the_database_takes_them(tmp_path: Path) -> None:
+    states = [Recording.STATE_WRITING, Recording.STATE_SPOOLED, Recording.STATE_STORED]
+    async with rows_in(tmp_path) as (rows, inner):
+        inner.is_away = True
+        expected: list[Any] = []
+        for turn, state in enumerate(states):
+            windows = [window(index) for index in range(turn * 60, (turn + 1) * 60)]
+            # One of many rows, and many of one.
+            await rows.write_measurements(windows[:40])
+            for row in windows[40:]:
+                await rows.write_measurements([row])
+            await rows.put_recording(recording(state))
+            expected += [*windows, recording(state)]
+        inner.refusing = lambda value: too_slow(value, 7)
+        await up(rows)
+        assert await indices(rows) == list(range(180))
+        assert await rows.get_recording(KEY) == recording(states[-1])
+        assert max(len(value) for value in inner.taken if isinstance(value, list)) == 7
+        # An entry that fails in the middle is repeated; nothing goes before what waited longer.
+        arrived: list[Any] = []
+        for value in inner.taken:
+            arrived += [row for row in (value if isinstance(value, list) else [value]) if row not in arrived]
+        assert arrived == expected
+        assert rows._spool.dead_letter_count == 0
+
+
+async def test_runs_grow_again_while_the_database_takes_them(tmp_path: Path) -> None:
+    async with rows_in(tmp_path) as (rows, inner):
+        inner.is_away = True
+        await rows.write_measurements([window(0, task=f"task-{number}") for number in range(10_000)])
+        asked_count = inner.asked_count
+        async with asyncio.timeout(10):
+            while inner.asked_count < asked_count + 12:  # noqa: ASYNC110 (nothing announces it here)
+                await asyncio.sleep(0.005)
+        inner.is_away = False
+        await up(rows)
+    sizes = [len(value) for value in inner.taken]
+    assert sizes[:36] == [size for size in (1, 3, 7, 15, 31, 62, 125, 250, 500) for _ in range(4)]
+    assert sizes[36:] == [1000] * 6 + [24]
+
+
+async def test_entry_of_more_rows_than_a_run_is_fed_in_parts(tmp_path: Path) -> None:
+    async with rows_in(tmp_path, watching=False) as (rows, inner):
+        inner.is_away = True
+        await rows.write_measurements([window(index) for index in range(2500)])
+    async with rows_in(tmp_path) as (rows, inner):
+        await up(rows)
+        assert [len(value) for value in inner.taken] == [1000, 1000, 500]
+        assert [row.first_sample_index for value in inner.taken for row in value] == list(range(2500))
+
+
+async def test_rows_of_many_bytes_are_fed_in_fewer(tmp_path: Path) -> None:
+    large = [window(index) for index in range(20)]
+    for row in large:
+        row.spectrum.power_dbfs_per_hz.extend([1.0] * 16_000)
+    most_bytes, failure = 4 * large[1].ByteSize(), HeimdallError(AWAY, "no answer in time")
+    refused_count = 0
+
+    def slow_line(value: Any) -> Exception | None:
+        nonlocal refused_count
+        is_large = isinstance(value, list) and sum(row.ByteSize() for row in value) > most_bytes
+        refused_count += is_large
+        return failure if is_large else None
+
+    async with rows_in(tmp_path) as (rows, inner):
+        inner.is_away = True
+        await rows.write_measurements(large)
+        inner.refusing = slow_line
+        await up(rows)
+        assert await indices(rows) == list(range(20))
+    # 4 MiB are the first run; a sixteenth of that holds four of them.
+    assert refused_count <= 4
+    assert max(len(value) for value in inner.taken) >= 3
+
+
+async def test_entry_of_which_a_part_was_taken_waits_whole(tmp_path: Path) -> None:
+    async with rows_in(tmp_path) as (rows, inner):
+        inner.is_away = True
+        await rows.write_measurements([window(index) for index in range(10)])
+        goes_away = False
+
+        def fails(value: Any) -> Exception | None:
+            nonlocal goes_away
+            held = [row.first_sample_index for row in value] if isinstance(value, list) else []
+            if 2 in held and len(held) <= 3:
+                return LookupError("no such column")
+            goes_away |= 6 in held and len(held) <= 3
+            return HeimdallError(AWAY, "connection refused") if goes_away else too_slow(value, 3)
+
+        inner.refusing = fails
+        async with asyncio.timeout(10):
+            while not goes_away:  # noqa: ASYNC110 (nothing announces it here)
+                await asyncio.sleep(0.005)
+        assert await inner._rows.query_measurements(WINDOW, EVERYTHING, None, 100) != []
+        assert (rows._spool.waiting_count, rows._spool.dead_letter_count) == (10, 0)
+    async with rows_in(tmp_path) as (rows, inner):
+        inner.refusing = lambda value: (
+            LookupError("no such column")
+            if isinstance(value, list) and any(row.first_sample_index == 2 for row in value)
+            else too_slow(value, 3)
+        )
+        await up(rows)
+        assert await indices(rows) == [0, 1, 3, 4, 5, 6, 7, 8, 9]
+        assert (rows._spool.waiting_count, rows._spool.dead_letter_count) == (0, 1)
+
+
 async def test_what_the_command_line_retries_is_replayed(tmp_path: Path) -> None:
     async with rows_in(tmp_path) as (rows, inner):
         file = sqlite3.connect(tmp_path / ROW_SPOOL)
