@@ -188,7 +188,7 @@ class TimescaleSettings(Section):
     """The database, TimescaleDB or plain PostgreSQL, if storage.rows is timescale."""
 
     dsn: SecretStr = SecretStr("postgresql://heimdall_user@127.0.0.1:5432/heimdall")
-    """Where the database is, as postgresql://user@host:port/database, with options such as ?sslmode=verify-full."""
+    """As postgresql://user@host:port/database?sslmode=verify-full, with / ? # @ % [ ] in user or password encoded."""
     password: SecretStr | None = None
     """Password of the user."""
     password_file: Path | None = None

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from urllib.parse import unquote, urlsplit
 
 import asyncpg
 
 from heimdall.common.v1.error_pb2 import ErrorReason
 from heimdall.errors import HeimdallError
-from heimdall.runtime.settings import SettingsError, TimescaleSettings, read_secret
+from heimdall.runtime.settings import TimescaleSettings, read_secret
+from storage_svc.measurements.timescale_dsn import read_dsn
 from storage_svc.measurements.writer import DatabaseAwayError
 
-_SCHEMES = ("postgresql", "postgres")
 _REFUSING_CLASSES = ("22", "23")
 """Classes of SQLSTATE that are about what was written: data exceptions and violated constraints."""
 
@@ -25,20 +24,13 @@ class DatabaseAddress:
         """Takes the address apart.
 
         Raises:
-            SettingsError: If it is none, or the password can not be read.
+            SettingsError: If it is none, or the password can not be read; its text shows nothing of the address.
         """
         self.dsn = settings.dsn.get_secret_value()
         self.password = read_secret("timescale.password", settings.password, settings.password_file)
-        try:
-            parts = urlsplit(self.dsn)
-        except ValueError as error:
-            raise SettingsError(f"timescale.dsn: is no address of a database: {error}") from error
-        if parts.scheme not in _SCHEMES or not parts.netloc:
-            raise SettingsError("timescale.dsn: must look like postgresql://user@host:port/database")
-        user, _, place = parts.netloc.rpartition("@")
-        self.place = place
-        self.user = unquote(user.partition(":")[0]) or "its default user"
-        self.database = unquote(parts.path.lstrip("/")) or self.user
+        self.place, user, database = read_dsn(self.dsn)
+        self.user = user or "its default user"
+        self.database = database or self.user
 
     def __str__(self) -> str:
         return f"database {self.database} at {self.place} as {self.user}"

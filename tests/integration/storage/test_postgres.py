@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,11 +18,12 @@ from structlog.testing import capture_logs
 from heimdall.common.v1.error_pb2 import ErrorReason
 from heimdall.common.v1.measurement_pb2 import Estimate
 from heimdall.errors import HeimdallError
-from heimdall.runtime.settings import SettingsError, TimescaleSettings
+from heimdall.runtime.settings import TimescaleSettings
 from storage_svc.ids import RecordingKey
 from storage_svc.measurements.timescale import TimescaleMeasurements, migrate
 from tests.contract.storage.messages import EVERYTHING, SUMMARY, WINDOW, acquisition, measurement, recording
 from tests.e2e.faults.bench import eventually
+from tests.integration.storage.process import refused
 from tests.servers.postgres import PostgresServer
 from tests.servers.rows import fresh_database
 
@@ -251,10 +253,19 @@ async def test_what_is_wrong_is_told_without_the_password(
     await store.close()
 
 
-@pytest.mark.parametrize("dsn", ["mysql://a@b/c", "heimdall", "postgresql:///heimdall", "postgresql://["])
-def test_what_is_no_address_is_refused_at_once(dsn: str) -> None:
-    with pytest.raises(SettingsError, match=r"timescale\.dsn"):
-        TimescaleMeasurements(TimescaleSettings(dsn=SecretStr(dsn)))
+@pytest.mark.parametrize("password", ["Xq7/vKwZ", "Xq7@vKwZ", "Xq7\uff0fvKwZ"])
+async def test_address_with_a_bare_character_in_its_password_is_refused_at_start(tmp_path: Path, password: str) -> None:
+    variables = {
+        "HEIMDALL_STORAGE_ROWS": "timescale",
+        "HEIMDALL_TIMESCALE_DSN": f"postgresql://heimdall_user:{password}@127.0.0.1:1/heimdall",
+    }
+    line = await refused(tmp_path / "data", tmp_path / "log", variables)
+    assert line.startswith("storage: timescale.dsn: ")
+    assert "postgresql://user@host:5432/database" in line
+    text = (tmp_path / "log").read_text()
+    assert text == f"{line}\n"
+    assert "Xq7" not in text
+    assert "vKw" not in text
 
 
 async def test_read_only_server_is_read_and_not_written(postgres: PostgresServer, store: TimescaleMeasurements) -> None:
