@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import os
 import ssl
 from collections.abc import AsyncGenerator, AsyncIterable
 from contextlib import aclosing
 from functools import partial
 from pathlib import Path
 from typing import Final
-from urllib.parse import urlsplit
 
 import aiohttp
 
@@ -43,7 +43,8 @@ async def download_pair(
         The path of the metadata. It appears last, and only with the samples that belong to it.
 
     Raises:
-        HeimdallError: BACKEND_UNAVAILABLE if the store does not give them, CHECKSUM_MISMATCH.
+        HeimdallError: BACKEND_UNAVAILABLE if the store does not give them, CHECKSUM_MISMATCH. No text of it, nor of
+            what caused it, shows the queries of the URLs.
         OSError: If a file can not be written.
     """
     trusted = True if ca_file is None else await asyncio.to_thread(partial(ssl.create_default_context, cafile=ca_file))
@@ -84,6 +85,8 @@ async def _save_pair(
     await asyncio.to_thread(partial(folder.mkdir, parents=True, exist_ok=True))
     path = folder / f"{recording.receiver_id}{META_SUFFIX}"
     async with whole_file(path) as meta_file, whole_file(path.with_suffix(DATA_SUFFIX)) as data_file:
+        # First, because the samples may take longer than the URL can be used.
+        await _write(meta_file, meta)
         digest = await _write(data_file, data)
         if digest != recording.data_sha512:
             raise HeimdallError(
@@ -92,7 +95,6 @@ async def _save_pair(
                 f"was {recording.data_sha512}",
                 metadata={"sha512": digest, "expected_sha512": recording.data_sha512},
             )
-        await _write(meta_file, meta)
     return path
 
 
@@ -119,21 +121,33 @@ async def _file_chunks(path: Path) -> AsyncGenerator[bytes, None]:
 
 
 async def _object_chunks(session: aiohttp.ClientSession, url: str) -> AsyncGenerator[bytes, None]:
-    parts = urlsplit(url)
     # The query holds the signature, which lets whoever reads it download too.
-    where = f"{parts.scheme}://{parts.netloc}{parts.path}"
+    where = url.partition("?")[0]
     try:
         async with session.get(url) as response:
             if response.status != 200:
                 raise _unavailable(where, f"answered {response.status} {response.reason}")
             async for chunk in response.content.iter_chunked(_CHUNK_BYTES):
                 yield chunk
-    except TimeoutError as error:
-        raise _unavailable(where, "did not answer in time") from error
-    except aiohttp.ClientError as error:
-        raise _unavailable(
-            where, f"could not be read: {error}; HeimdallClient.read_samples goes through the storage service instead"
-        ) from error
+        return
+    except TimeoutError:
+        failure = "did not answer in time"
+    except (aiohttp.ClientError, UnicodeError) as error:
+        # The latter is a host of a redirect that is no name.
+        failure = (
+            f"could not be read: {_cause(error)}; HeimdallClient.read_samples goes through the storage service instead"
+        )
+    # Not in the blocks above: the error there, which may quote the signature, would be shown along with this one.
+    raise _unavailable(where, failure)
+
+
+def _cause(error: aiohttp.ClientError | UnicodeError) -> str:
+    """Returns what went wrong, without the addresses and answers that other errors quote: they may hold a signature."""
+    if isinstance(error, aiohttp.ClientConnectorError):
+        return str(error)
+    if isinstance(error, OSError) and error.errno is not None:
+        return os.strerror(error.errno)
+    return type(error).__name__
 
 
 def _unavailable(where: str, what: str) -> HeimdallError:

@@ -5,15 +5,24 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+import logging
+import socket
+import struct
+import traceback
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import sigmf
+from aiohttp import web
+from aiohttp.test_utils import TestServer
 
+from heimdall import download
 from heimdall.common.v1.recording_pb2 import Recording
+from heimdall.errors import HeimdallError
 from heimdall.storage.v1 import storage_pb2 as pb
 from storage_svc.ids import BUCKET
 from tests.e2e.faults.bench import eventually
@@ -151,7 +160,7 @@ async def test_a_store_that_does_not_give_it_is_named_without_the_signature(mini
     task_id = unique(tmp_path)
     async with commands_in(tmp_path, minio.settings()) as commands:
         recording = await record(commands, task_id)
-        where = f"{minio.endpoint}/{BUCKET}/{recording.data_object_key}"
+        where = f"{minio.endpoint}/{BUCKET}"
         await asyncio.to_thread(minio.client().remove_object, BUCKET, recording.data_object_key)
         gone = await commands.run("recordings", "get", task_id, "rx-1", "--output", "out")
         await minio.kill()
@@ -159,8 +168,10 @@ async def test_a_store_that_does_not_give_it_is_named_without_the_signature(mini
             away = await commands.run("recordings", "get", task_id, "rx-1", "--output", "out")
         finally:
             await minio.start()
-    assert gone.err == f"error: BACKEND_UNAVAILABLE: the object store, {where}, answered 404 Not Found\n"
-    assert away.err.startswith(f"error: BACKEND_UNAVAILABLE: the object store, {where}, could not be read: ")
+    gone_text = f"the object store, {where}/{recording.data_object_key}, answered 404 Not Found"
+    assert gone.err == f"error: BACKEND_UNAVAILABLE: {gone_text}\n"
+    away_text = f"the object store, {where}/{recording.meta_object_key}, could not be read: "
+    assert away.err.startswith(f"error: BACKEND_UNAVAILABLE: {away_text}")
     assert "HeimdallClient.read_samples goes through the storage service instead" in away.err
     assert "X-Amz" not in away.err
     assert (gone.status, away.status) == (1, 1)
@@ -180,3 +191,129 @@ async def test_a_store_with_an_authority_of_its_own_is_trusted_by_its_file(tmp_p
     assert "certificate verify failed" in refused.err
     assert fine.status == 0, fine.err
     assert (tmp_path / "fine" / "rx-1.sigmf-data").read_bytes() == SAMPLES
+
+
+DESCRIBED = Recording(acquisition_id="task-1", receiver_id="rx-1", data_sha512=hashlib.sha512(SAMPLES).hexdigest())
+SIGNATURE = "5f1d7c0a9be3"
+SIGNED = f"X-Amz-Credential=someone&X-Amz-Signature={SIGNATURE}"
+RESET, SILENCE = "reset", "silence"
+
+
+async def test_samples_may_take_longer_than_the_urls_can_be_used(tmp_path: Path) -> None:
+    asked, half_sent, may_go_on = [], asyncio.Event(), asyncio.Event()
+
+    async def meta(request: web.Request) -> web.Response:
+        asked.append("meta")
+        assert request.query["X-Amz-Signature"] == SIGNATURE
+        return web.Response(status=403) if half_sent.is_set() else web.Response(body=b"{}")
+
+    async def data(request: web.Request) -> web.StreamResponse:
+        asked.append("data")
+        response = web.StreamResponse()
+        await response.prepare(request)
+        await response.write(SAMPLES[: len(SAMPLES) // 2])
+        half_sent.set()
+        await may_go_on.wait()
+        await response.write(SAMPLES[len(SAMPLES) // 2 :])
+        return response
+
+    app = web.Application()
+    app.add_routes([web.get("/meta", meta), web.get("/data", data)])
+    async with TestServer(app) as server, asyncio.timeout(20):
+        root = str(server.make_url("")).rstrip("/")
+        urls = pb.GetRecordingUrlResponse(data_url=f"{root}/data?{SIGNED}", meta_url=f"{root}/meta?{SIGNED}")
+        downloading = asyncio.create_task(download.download_pair(DESCRIBED, urls, tmp_path / "out", None))
+        await half_sent.wait()
+        # Neither is to be seen while one is missing.
+        assert all(path.name.startswith(".") for path in (tmp_path / "out").iterdir())
+        may_go_on.set()
+        assert await downloading == tmp_path / "out" / "rx-1.sigmf-meta"
+    assert asked == ["meta", "data"]
+    found = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
+    assert found == {"rx-1.sigmf-meta": b"{}", "rx-1.sigmf-data": SAMPLES}
+
+
+@asynccontextmanager
+async def answering(answer: str) -> AsyncIterator[str]:
+    """Answers whatever is asked with the same bytes, {target} being what was asked for; gives the server's address."""
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        request = await reader.readuntil(b"\r\n\r\n")
+        if answer == RESET:
+            writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        elif answer == SILENCE:
+            await reader.read()
+        else:
+            writer.write(answer.replace("{target}", request.split()[1].decode()).encode("latin-1"))
+            await writer.drain()
+        writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    async with server:
+        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+
+
+def redirect(location: str) -> str:
+    return f"HTTP/1.1 307 Temporary Redirect\r\nLocation: {location}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    ("answer", "what"),
+    [
+        ("HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n", "answered 403 Forbidden"),
+        ("HTTP/1.1 404 Not Found\r\nConnection: close\r\n\r\n{target}", "answered 404 Not Found"),
+        (redirect("{target}"), "could not be read: TooManyRedirects;"),
+        (redirect("http://[bad{target}"), "could not be read: InvalidUrlRedirectClientError;"),
+        (redirect("http:////{target}"), "could not be read: "),
+        (redirect("ftp://127.0.0.1{target}"), "could not be read: NonHttpUrlRedirectClientError;"),
+        (redirect("http://127.0.0.1:1{target}"), "could not be read: Cannot connect to host 127.0.0.1:1 "),
+        (redirect(f"http://{'a' * 70}.invalid{{target}}"), "could not be read: UnicodeError;"),
+        ("HTTP/1.1 200 OK\r\n{target}\r\n\r\n", "could not be read: ClientResponseError;"),
+        ("HTTP/1.1 200 OK\r\nLocation: {target}\r\n", "could not be read: ServerDisconnectedError;"),
+        ("HTTP/1.1 200 OK\r\nContent-Length: 5000\r\n\r\n{target}", "could not be read: ClientPayloadError;"),
+        (RESET, "could not be read: Connection reset by peer;"),
+        (SILENCE, "did not answer in time"),
+    ],
+)
+async def test_no_error_shows_the_signature(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, answer: str, what: str
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    monkeypatch.setattr(download, "_IDLE_TIMEOUT_S", 0.5)
+    async with answering(answer) as root:
+        url = f"{root}/object?{SIGNED}"
+        urls = pb.GetRecordingUrlResponse(data_url=url, meta_url=url)
+        await check_refused(tmp_path, urls, f"the object store, {root}/object, {what}")
+    assert SIGNATURE not in caplog.text
+
+
+async def test_url_that_is_none_is_not_shown_whole(tmp_path: Path) -> None:
+    url = f"http://[::1/object?{SIGNED}"
+    urls = pb.GetRecordingUrlResponse(data_url=url, meta_url=url)
+    await check_refused(
+        tmp_path, urls, "the object store, http://[::1/object, could not be read: InvalidUrlClientError;"
+    )
+
+
+async def check_refused(tmp_path: Path, urls: pb.GetRecordingUrlResponse, text: str) -> None:
+    with pytest.raises(HeimdallError) as caught:
+        await download.download_pair(DESCRIBED, urls, tmp_path / "out", None)
+    error = caught.value
+    assert error.reason_name == "BACKEND_UNAVAILABLE"
+    assert error.message.startswith(text)
+    shown = [str(error), repr(error), str(error.metadata), "".join(traceback.format_exception(error))]
+    assert [part for part in ("X-Amz", SIGNATURE) for text in shown if part in text] == []
+    assert (error.__cause__, error.__context__) == (None, None)
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+async def test_metadata_do_not_appear_without_the_samples(tmp_path: Path) -> None:
+    (tmp_path / "rx-1.sigmf-data").write_bytes(SAMPLES)
+    (tmp_path / "rx-1.sigmf-meta").write_bytes(b"{}")
+    recording = Recording(location=str(tmp_path / "rx-1.sigmf-meta"))
+    recording.MergeFrom(DESCRIBED)
+    # Nothing can be given a name that a folder has.
+    (tmp_path / "out" / "rx-1.sigmf-data").mkdir(parents=True)
+    with pytest.raises(IsADirectoryError):
+        await download.copy_pair(recording, tmp_path / "out")
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["rx-1.sigmf-data"]
