@@ -123,8 +123,13 @@ async def start(variables: Mapping[str, str], log_file: Path) -> asyncio.subproc
 async def refused(folder: Path, log_file: Path, variables: Mapping[str, str] | None = None) -> str:
     """Starts a service that must not start, and returns the one line that it says why."""
     process = await start(environment(folder, 0, variables), log_file)
-    async with asyncio.timeout(30):
-        status = await process.wait()
+    try:
+        async with asyncio.timeout(30):
+            status = await process.wait()
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
     text = text_of(log_file)
     assert status == 2, text
     assert "Traceback" not in text
