@@ -36,8 +36,8 @@ def estimate_details(measurement: Measurement) -> str:
 def estimate_detail(name: str, estimate: Estimate) -> str:
     """Returns what that column says of one estimate, as a member of the JSON object: its name and its value."""
     sigma = estimate.sigma
-    detail = _unsized_detail(name, estimate.validity, estimate.reason, estimate.method)
-    return f'{detail},"sigma":{sigma!r}}}' if sigma or estimate.HasField("sigma") else detail + "}"
+    unsized, up_to_sigma = _details(name, estimate.validity, estimate.reason, estimate.method)
+    return f"{up_to_sigma}{sigma!r}}}" if sigma or estimate.HasField("sigma") else unsized
 
 
 def _validity_label(validity: Estimate.Validity.ValueType) -> str:
@@ -45,11 +45,11 @@ def _validity_label(validity: Estimate.Validity.ValueType) -> str:
 
 
 @lru_cache(maxsize=4096)
-def _unsized_detail(name: str, validity: Estimate.Validity.ValueType, reason: str, method: str) -> str:
-    """Returns it up to the sigma: all but that repeats in every measurement."""
+def _details(name: str, validity: Estimate.Validity.ValueType, reason: str, method: str) -> tuple[str, str]:
+    """Returns it without a sigma, and up to its sigma: all but that repeats in every measurement."""
     text = f'"{name}":{{"validity":"{_validity_label(validity)}"'
     if reason:
         text += f',"reason":{json.dumps(reason)}'
     if method:
         text += f',"method":{json.dumps(method)}'
-    return text
+    return text + "}", text + ',"sigma":'

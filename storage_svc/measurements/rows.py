@@ -33,6 +33,7 @@ MEASUREMENT_COLUMNS: Final = (
     "time_source",
 )
 """Columns that a measurement brings; object_key and state come from its recording."""
+_EMPTY_ROW: Final[dict[str, object]] = dict.fromkeys(MEASUREMENT_COLUMNS)
 _TIME_SOURCES: Final = {number: name.removeprefix("TIME_SOURCE_") for name, number in TimeSource.items()}
 DECIBEL_AGGREGATES: Final = ("power_dbfs", "power_dbm", "noise_dbfs_per_hz", "snr_db")
 """Quantities in decibels that are aggregated; their mean is that of the ratios."""
@@ -41,42 +42,42 @@ HERTZ_AGGREGATES: Final = ("frequency_offset_hz", "occupied_bandwidth_hz")
 
 
 def measurement_row(measurement: Measurement, time: Callable[[int], object]) -> dict[str, object]:
-    """Returns the columns of a measurement; a quantity without a value is None, and estimate_details says why.
+    """Returns the columns of a measurement in their order; a quantity without a value is None.
+
+    The column estimate_details says why it has none, and how far to trust the others.
 
     Args:
         measurement: The measurement.
         time: Turns a time in ns since 1970 into what the column time holds; also below.
     """
-    rate_hz = measurement.sample_rate_hz
     # Looking a method up on a message takes longer than calling it.
     has: Callable[[str], bool] = measurement.HasField  # type: ignore[assignment]  # names from the descriptor
-    row: dict[str, object] = {
-        "time": time(measurement.first_sample_unix_ns),
-        "task_id": measurement.acquisition_id,
-        "receiver_id": measurement.receiver_id,
-        "first_sample_index": measurement.first_sample_index,
-        "first_sample_unix_ns": measurement.first_sample_unix_ns,
-        "frequency_hz": measurement.center_frequency_hz,
-        "sample_rate_hz": rate_hz,
-        "sample_count": measurement.sample_count,
-        "lost_sample_count": measurement.lost_sample_count,
-        "duration_s": measurement.sample_count / rate_hz if rate_hz > 0 else None,
-        "spectrum": measurement.spectrum.SerializeToString() if has("spectrum") else None,
-        "products": measurement.products.SerializeToString() if has("products") else None,
-        "time_source": _TIME_SOURCES[measurement.time_source],
-    }
+    row = _EMPTY_ROW.copy()
     details = []
     for name in ESTIMATES:
-        if not has(name):
-            row[name] = None
-            continue
-        estimate: Estimate = getattr(measurement, name)
-        value = estimate.value
-        row[name] = value if value or estimate.HasField("value") else None
-        details.append(estimate_detail(name, estimate))
-    offset = measurement.frequency_offset_hz
-    row["frequency_offset_sigma_hz"] = offset.sigma if offset.HasField("sigma") else None
+        if has(name):
+            estimate: Estimate = getattr(measurement, name)
+            value = estimate.value
+            if value or estimate.HasField("value"):
+                row[name] = value
+            details.append(estimate_detail(name, estimate))
+    if has("frequency_offset_hz") and measurement.frequency_offset_hz.HasField("sigma"):
+        row["frequency_offset_sigma_hz"] = measurement.frequency_offset_hz.sigma
+    unix_ns, rate_hz, count = measurement.first_sample_unix_ns, measurement.sample_rate_hz, measurement.sample_count
+    row["time"] = time(unix_ns)
+    row["task_id"] = measurement.acquisition_id
+    row["receiver_id"] = measurement.receiver_id
+    row["first_sample_index"] = measurement.first_sample_index
+    row["first_sample_unix_ns"] = unix_ns
+    row["frequency_hz"] = measurement.center_frequency_hz
+    row["sample_rate_hz"] = rate_hz
+    row["sample_count"] = count
+    row["lost_sample_count"] = measurement.lost_sample_count
+    row["duration_s"] = count / rate_hz if rate_hz > 0 else None
     row["estimate_details"] = f"{{{','.join(details)}}}"
+    row["spectrum"] = measurement.spectrum.SerializeToString() if has("spectrum") else None
+    row["products"] = measurement.products.SerializeToString() if has("products") else None
+    row["time_source"] = _TIME_SOURCES[measurement.time_source]
     return row
 
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextvars
 from collections import defaultdict
-from collections.abc import AsyncIterator, Iterable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Iterator, KeysView, Mapping, Sequence
+from contextlib import aclosing, asynccontextmanager
 from datetime import UTC, datetime, timedelta
-from operator import itemgetter
+from itertools import chain
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import asyncpg
@@ -37,11 +37,16 @@ _TIMES: Final = {"start_time": "start_unix_ns", "end_time": "end_unix_ns", "afte
 _INSERT_TRIES: Final = 3
 """Attempts at inserting rows that another service inserts too."""
 _INSERT_COLUMNS: Final = (*MEASUREMENT_COLUMNS, "object_key", "state")
+_ROWS_AT_ONCE: Final = 250
+"""Rows that are made from their messages while the database takes in those before."""
 
-_Key: TypeAlias = tuple[Any, ...]
-"""Acquisition, receiver and, of a window, its first index."""
-_Rows: TypeAlias = dict[_Key, tuple[Any, ...]]
-"""Rows by their key; the first of a key stays."""
+_Row: TypeAlias = tuple[Any, ...]
+_Key: TypeAlias = tuple[str, str, int]
+"""Acquisition, receiver, and the first index of a window; 0 for a summary."""
+_Keyed: TypeAlias = dict[_Key, Measurement]
+"""Measurements by the key of their row; the first of a key stays."""
+_Told: TypeAlias = Mapping[tuple[str, str], tuple[str | None, str | None]]
+"""What is known of recordings: object key and state by acquisition and receiver."""
 
 
 class TimescaleMeasurements(SqlMeasurements[TimescaleConnection]):
@@ -74,8 +79,8 @@ class TimescaleMeasurements(SqlMeasurements[TimescaleConnection]):
 
     async def write_measurements(self, measurements: Sequence[Measurement]) -> WriteCounts:
         """Stores measurements; returns how many were new."""
-        rows = await asyncio.to_thread(_rows, measurements)
-        return WriteCounts(await self._writer.run(self._insert, rows, len(measurements)))
+        keyed = await asyncio.to_thread(_by_table, measurements)
+        return WriteCounts(await self._writer.run(self._insert, keyed, len(measurements)))
 
     @staticmethod
     def time(unix_ns: int) -> datetime:
@@ -95,60 +100,61 @@ class TimescaleMeasurements(SqlMeasurements[TimescaleConnection]):
             except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
                 self._pool.terminate()
 
-    async def _insert(self, connection: TimescaleConnection, groups: Sequence[dict[str, _Rows]]) -> Sequence[int]:
+    async def _insert(self, connection: TimescaleConnection, groups: Sequence[dict[str, _Keyed]]) -> Sequence[int]:
         counts = [0] * len(groups)
         for table in ("measurements", "measurement_windows"):
-            owners: dict[_Key, int] = {}
-            rows: _Rows = {}
-            for place, group in enumerate(groups):
-                for key, row in group[table].items():
-                    if key not in rows:
-                        rows[key], owners[key] = row, place
-            if rows:
-                for key in await self._insert_new(connection, table, rows):
-                    counts[owners[key]] += 1
+            wanted: _Keyed = {}
+            shares: list[_Keyed] = []
+            for group in groups:
+                shares.append({key: row for key, row in group[table].items() if key not in wanted})
+                wanted |= shares[-1]
+            if wanted:
+                inserted = await self._insert_new(connection, table, wanted)
+                for place, share in enumerate(shares):
+                    counts[place] += len(share.keys() & inserted)
         return counts
 
-    async def _insert_new(self, connection: TimescaleConnection, table: str, rows: _Rows) -> Iterable[_Key]:
-        """Inserts the rows of keys that are not there yet, and returns these keys."""
+    async def _insert_new(self, connection: TimescaleConnection, table: str, wanted: _Keyed) -> KeysView[_Key]:
+        """Inserts measurements whose keys are not there yet, and returns these keys."""
         for tries_left in reversed(range(_INSERT_TRIES)):
-            new = await self._complete(connection, table, rows)
+            new, told = await self._look_up(connection, table, wanted)
             try:
-                async with connection.transaction():
-                    await self._insert_rows(connection, table, list(new.values()))
+                async with connection.transaction(), aclosing(_made_ahead(list(new.values()), told)) as parts:
+                    async for rows in parts:
+                        await self._insert_rows(connection, table, rows)
             except asyncpg.UniqueViolationError:
                 # Another service was faster with one of them: now it can be seen.
                 if not tries_left:
                     raise
             else:
                 break
-        return new
+        return new.keys()
 
-    async def _complete(self, connection: TimescaleConnection, table: str, rows: _Rows) -> _Rows:
-        """Returns the rows of keys that are not there yet, with what is known of their recordings."""
+    async def _look_up(self, connection: TimescaleConnection, table: str, wanted: _Keyed) -> tuple[_Keyed, _Told]:
+        """Returns the measurements whose keys are not there yet, and what is known of their recordings."""
         indices: dict[tuple[str, str], list[int]] = defaultdict(list)
-        for task_id, receiver_id, *index in rows:
-            indices[task_id, receiver_id] += index or [0]
-        times = [row[0] for row in rows.values()]
+        for task_id, receiver_id, index in wanted:
+            indices[task_id, receiver_id].append(index)
+        times_unix_ns = [measurement.first_sample_unix_ns for measurement in wanted.values()]
         values: dict[str, Any] = {
             "task_ids": [task_id for task_id, _ in indices],
             "receiver_ids": [receiver_id for _, receiver_id in indices],
             "first_indices": list(map(min, indices.values())),
             "last_indices": list(map(max, indices.values())),
-            "first_time": min(times),
-            "last_time": max(times),
+            "first_time": self.time(min(times_unix_ns)),
+            "last_time": self.time(max(times_unix_ns)),
         }
         known = {tuple(row.values()) for row in await connection.fetch(self._queries[f"known_{table}"], values)}
-        recordings = {
+        told = {
             (row["task_id"], row["receiver_id"]): (row["object_key"], row["state"])
             for row in await connection.fetch(self._queries["recordings_of"], values)
         }
-        return {key: (*row, *recordings.get(key[:2], (None, None))) for key, row in rows.items() if key not in known}
+        return {key: measurement for key, measurement in wanted.items() if key not in known}, told
 
-    async def _insert_rows(self, connection: TimescaleConnection, table: str, rows: Sequence[tuple[Any, ...]]) -> None:
+    async def _insert_rows(self, connection: TimescaleConnection, table: str, rows: Iterable[_Row]) -> None:
         if self._settings.use_copy:
             await connection.copy(table, _INSERT_COLUMNS, rows)
-        elif rows:
+        else:
             values = dict(zip(_INSERT_COLUMNS, zip(*rows, strict=True), strict=True))
             await connection.execute(self._queries["insert_rows"].replace("{table}", table), values)
 
@@ -243,17 +249,50 @@ def _server_settings(statement_timeout_s: float) -> dict[str, str]:
 
 
 _SUMMARY: Final = MeasurementScope.MEASUREMENT_SCOPE_SUMMARY
-_row_values = itemgetter(*MEASUREMENT_COLUMNS)
 
 
-def _rows(measurements: Sequence[Measurement]) -> dict[str, _Rows]:
-    """Returns the rows of measurements by the table that they belong to."""
-    rows: dict[str, _Rows] = {"measurements": {}, "measurement_windows": {}}
+def _by_table(measurements: Sequence[Measurement]) -> dict[str, _Keyed]:
+    """Returns measurements by the table that they belong to, and their key there."""
+    keyed: dict[str, _Keyed] = {"measurements": {}, "measurement_windows": {}}
     for measurement in measurements:
-        row = _row_values(measurement_row(measurement, TimescaleMeasurements.time))
-        key = (measurement.acquisition_id, measurement.receiver_id)
-        if measurement.scope == _SUMMARY:
-            rows["measurements"].setdefault(key, row)
-        else:
-            rows["measurement_windows"].setdefault((*key, measurement.first_sample_index), row)
+        is_summary = measurement.scope == _SUMMARY
+        index = 0 if is_summary else measurement.first_sample_index
+        key = (measurement.acquisition_id, measurement.receiver_id, index)
+        keyed["measurements" if is_summary else "measurement_windows"].setdefault(key, measurement)
+    return keyed
+
+
+async def _made_ahead(measurements: Sequence[Measurement], told: _Told) -> AsyncGenerator[Iterable[_Row], None]:
+    """Yields the rows of measurements part by part; the next part is made once the one before was read to its end.
+
+    Then the database is busy with that one. Sooner, a thread that makes rows would hold up the one that sends them.
+    """
+    parts = [measurements[first : first + _ROWS_AT_ONCE] for first in range(0, len(measurements), _ROWS_AT_ONCE)]
+    making: list[asyncio.Task[list[_Row]]] = []
+
+    def make_next() -> None:
+        if parts:
+            making.append(asyncio.create_task(asyncio.to_thread(_rows, parts.pop(0), told)))
+
+    def at_the_end() -> Iterator[_Row]:
+        make_next()
+        yield from ()
+
+    make_next()
+    try:
+        while making:
+            rows = await making[0]
+            making.clear()
+            yield chain(rows, at_the_end())
+    finally:
+        await asyncio.gather(*making, return_exceptions=True)
+
+
+def _rows(measurements: Sequence[Measurement], told: _Told) -> list[_Row]:
+    """Returns the rows of measurements, with what is known of their recordings."""
+    rows = []
+    for measurement in measurements:
+        row = measurement_row(measurement, TimescaleMeasurements.time)
+        told_of = told.get((measurement.acquisition_id, measurement.receiver_id), (None, None))
+        rows.append((*row.values(), *told_of))
     return rows

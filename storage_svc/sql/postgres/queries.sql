@@ -7,7 +7,7 @@ JOIN recordings USING (task_id, receiver_id);
 -- name: known_measurements
 -- Returns which summaries of some recordings are there, within a day of those that come, which no acquisition reaches. What
 -- lies outside these days, in compressed chunks, is not looked at.
-SELECT stored.task_id, stored.receiver_id
+SELECT stored.task_id, stored.receiver_id, 0 AS first_sample_index
 FROM unnest(CAST(:task_ids AS text[]), CAST(:receiver_ids AS text[])) AS wanted (task_id, receiver_id)
 CROSS JOIN LATERAL (
     SELECT task_id, receiver_id FROM measurements
