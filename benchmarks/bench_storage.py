@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import gc
-import hashlib
 import os
 import random
 import statistics
@@ -41,6 +40,7 @@ from storage_svc.measurements import MeasurementStore
 from storage_svc.measurements.timescale import TimescaleMeasurements
 from storage_svc.objects import ObjectStore
 from storage_svc.objects.minio import MinioObjects
+from tests.checksums import Checksums, checksums_of
 from tests.integration.storage.process import storage_process
 from tests.integration.storage.support import WINDOW_START_UNIX_NS, end_at, opening, segment
 from tests.servers.minio import MinioServer, minio_server
@@ -182,14 +182,14 @@ async def measure_objects(minio: MinioServer, folder: Path, rounds: int) -> floa
     path = folder / "samples"
     content = np.random.default_rng(1).bytes(FILE_BYTES)
     path.write_bytes(content)
-    checksum = hashlib.sha512(content).hexdigest()
+    checksums = checksums_of(path)
     raws_s, owns_s = [], []
     try:
         for number in range(rounds):
             raw_key, key = f"bench/raw-{number}", f"bench/own-{number}"
             put = partial(asyncio.to_thread, put_raw, client, raw_key, path, settings.part_bytes)
             raws_s.append(await timed_s(put))
-            owns_s.append(await timed_s(partial(objects.put_file, key, path, data_sha512=checksum)))
+            owns_s.append(await timed_s(partial(objects.put_file, key, path, **checksums)))
             print(
                 f"objects: raw put {FILE_BYTES / raws_s[-1] / 1e6:.0f} MB/s, "
                 f"spool to object {FILE_BYTES / owns_s[-1] / 1e6:.0f} MB/s",
@@ -199,10 +199,10 @@ async def measure_objects(minio: MinioServer, folder: Path, rounds: int) -> floa
         result("storage_spool_to_object_over_raw_put", sum(raws_s) / sum(owns_s), MIN_BYTES_OVER_PUT)
         small = folder / "small"
         small.write_bytes(content[:SMALL_FILE_BYTES])
-        small_checksum = hashlib.sha512(content[:SMALL_FILE_BYTES]).hexdigest()
+        small_checksums = checksums_of(small)
         for writers in WRITER_COUNTS:
             shares = [[f"bench/{writers}-{n}" for n in range(w, max(WRITER_COUNTS), writers)] for w in range(writers)]
-            spent_s = await timed_s(partial(put_shares, objects, shares, small, small_checksum))
+            spent_s = await timed_s(partial(put_shares, objects, shares, small, small_checksums))
             rate = max(WRITER_COUNTS) * SMALL_FILE_BYTES / spent_s / 1e6
             print(f"objects, {writers} writers of {SMALL_FILE_BYTES // MIB} MiB: {rate:.0f} MB/s", flush=True)
     finally:
@@ -210,12 +210,12 @@ async def measure_objects(minio: MinioServer, folder: Path, rounds: int) -> floa
     return FILE_BYTES * rounds / sum(raws_s)
 
 
-async def put_shares(objects: ObjectStore, shares: Sequence[Sequence[str]], path: Path, checksum: str) -> None:
+async def put_shares(objects: ObjectStore, shares: Sequence[Sequence[str]], path: Path, checksums: Checksums) -> None:
     """Puts a file under many keys, the shares at the same time and each in order."""
 
     async def put(share: Sequence[str]) -> None:
         for key in share:
-            await objects.put_file(key, path, data_sha512=checksum)
+            await objects.put_file(key, path, **checksums)
 
     await asyncio.gather(*(put(share) for share in shares))
 

@@ -16,7 +16,7 @@ from heimdall.errors import HeimdallError
 from storage_svc import contents, sigmf
 from storage_svc.ids import RecordingKey
 from storage_svc.measurements import MeasurementStore
-from storage_svc.objects import ObjectNotFoundError, ObjectStore
+from storage_svc.objects import ObjectNotFoundError, ObjectStore, Stretch
 from storage_svc.sigmf_collections import SigmfCollections
 from storage_svc.spool import Spool
 from storage_svc.spool.room import disk_failure
@@ -244,11 +244,14 @@ class Archive:
         if recording.data_object_key:
             await self._refuse_other(recording)
             try:
-                meta = await asyncio.to_thread(_build_meta, recording, self._spool.journal_path(key))
+                meta, stretches = await asyncio.to_thread(_read_journal, recording, self._spool.journal_path(key))
             except OSError as error:
                 raise disk_failure(error, "read the journal") from error
             await self._objects.put_file(
-                recording.data_object_key, self._spool.samples_path(key), data_sha512=recording.data_sha512
+                recording.data_object_key,
+                self._spool.samples_path(key),
+                data_sha512=recording.data_sha512,
+                stretches=stretches,
             )
             await self._objects.put_bytes(recording.meta_object_key, meta)
             settled.location = self._objects.location(recording.meta_object_key)
@@ -280,8 +283,10 @@ class Archive:
             )
 
 
-def _build_meta(recording: Recording, journal: Path) -> bytes:
-    return sigmf.build_meta(recording, contents.read_journal(journal))
+def _read_journal(recording: Recording, journal: Path) -> tuple[bytes, list[Stretch]]:
+    """Returns the metadata of a recording, and what the file of its samples consists of."""
+    held = contents.read_journal(journal)
+    return sigmf.build_meta(recording, held), held.stretches
 
 
 def _key(recording: Recording) -> RecordingKey:

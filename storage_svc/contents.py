@@ -13,7 +13,8 @@ from heimdall.common.v1.iq_pb2 import End, IqEvent, Segment, TimeSolution
 from heimdall.common.v1.receiver_pb2 import Receiver
 from heimdall.errors import HeimdallError
 from heimdall.storage.v1.storage_pb2 import WriteRecordingRequest
-from storage_svc.spool import journal
+from storage_svc.objects import Stretch
+from storage_svc.spool import SAMPLE_BYTES, journal
 from storage_svc.spool.journal import RecordKind
 from storage_svc.spool.progress import Progress
 from storage_svc.timing import announced_solution
@@ -29,6 +30,8 @@ class Contents:
     """What was asked for."""
     events: list[IqEvent] = field(default_factory=list)
     """Segments, blocks and gaps in order; blocks without their samples."""
+    stretches: list[Stretch] = field(default_factory=list)
+    """Length and checksum of the samples of each block; empty if the events come from metadata, which has none."""
     notices: list[ErrorDetail] = field(default_factory=list)
     """What the receiver said or what went wrong on the way."""
     time_solution: TimeSolution | None = None
@@ -87,6 +90,7 @@ def read_journal(path: Path) -> Contents:
 
 def _read_records(content: bytes) -> Contents:
     contents = Contents()
+    sample_bytes = 0
     for record in journal.read_records(content):
         if record.kind is RecordKind.OPEN:
             opening = WriteRecordingRequest.Open.FromString(journal.decode_open(record.payload)[1])
@@ -100,7 +104,13 @@ def _read_records(content: bytes) -> Contents:
             if contents.end.HasField("time_solution"):
                 contents.time_solution = contents.end.time_solution
         else:
-            event = IqEvent.FromString(journal.decode_event(record.payload)[1])
+            crc32c, message = journal.decode_event(record.payload)
+            event = IqEvent.FromString(message)
+            if event.HasField("segment"):
+                # One of another format is refused by the check of the whole.
+                sample_bytes = SAMPLE_BYTES.get(event.segment.sample_format, 0)
+            elif event.HasField("block"):
+                contents.stretches.append(Stretch(event.block.sample_count * sample_bytes, crc32c))
             if event.HasField("status"):
                 contents.notices.extend(event.status.notices)
                 if contents.events and event.status.HasField("time_solution"):

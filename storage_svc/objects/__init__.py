@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from storage_svc.objects.base import ObjectNotFoundError, ObjectStore
+from storage_svc.objects.base import ObjectNotFoundError, ObjectStore, Stretch
 
-__all__ = ["ObjectNotFoundError", "ObjectStore"]
+__all__ = ["ObjectNotFoundError", "ObjectStore", "Stretch"]

@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 
 class ObjectNotFoundError(Exception):
     """There is no object under this key."""
+
+
+class Stretch(NamedTuple):
+    """A stretch of a file, and the checksum that its content must have."""
+
+    size_bytes: int
+    """Its length."""
+    crc32c: int
+    """CRC32C of its content."""
 
 
 class ObjectStore(Protocol):
@@ -19,7 +29,7 @@ class ObjectStore(Protocol):
     async def start(self) -> None:
         """Clears what an earlier process left half done in places of its own."""
 
-    async def put_file(self, key: str, path: Path, *, data_sha512: str) -> None:
+    async def put_file(self, key: str, path: Path, *, data_sha512: str, stretches: Sequence[Stretch]) -> None:
         """Makes the content of a file the object; the file may be gone afterwards.
 
         A repeat after a crash changes nothing, also with the object there and the file gone.
@@ -27,7 +37,9 @@ class ObjectStore(Protocol):
         Args:
             key: The object.
             path: The file; nobody writes to it any more.
-            data_sha512: SHA-512 of the content, in hexadecimal. A store that copies compares it with what it read.
+            data_sha512: SHA-512 of the content, in hexadecimal, by which a store knows it again.
+            stretches: What the file consists of, from its beginning to its end. A store that copies compares what it
+                reads with their checksums.
 
         Raises:
             ObjectNotFoundError: If there is neither file nor object.

@@ -5,14 +5,14 @@ from __future__ import annotations
 import asyncio
 import shutil
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final, ParamSpec, TypeVar
 
 from heimdall.common.v1.error_pb2 import ErrorReason
 from heimdall.errors import HeimdallError
 from storage_svc import durable
-from storage_svc.objects.base import ObjectNotFoundError
+from storage_svc.objects.base import ObjectNotFoundError, Stretch
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -38,7 +38,7 @@ class LocalObjects:
         await self._run("clear", "its folder", self._clear)
         await self.ping()
 
-    async def put_file(self, key: str, path: Path, *, data_sha512: str) -> None:
+    async def put_file(self, key: str, path: Path, *, data_sha512: str, stretches: Sequence[Stretch]) -> None:
         """Moves a file into the store, without reading it."""
         await self._run("store", key, self._move, path, self._path(key))
 

@@ -6,7 +6,7 @@ import asyncio
 import io
 import math
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from datetime import timedelta
 from pathlib import Path
@@ -19,7 +19,7 @@ from minio.error import S3Error
 
 from heimdall.runtime.settings import MinioSettings, SettingsError, read_secret
 from storage_svc.ids import BUCKET
-from storage_svc.objects.base import ObjectNotFoundError
+from storage_svc.objects.base import ObjectNotFoundError, Stretch
 from storage_svc.objects.failures import FAILURES, unavailable
 from storage_svc.objects.upload import PARALLEL_PARTS, Upload
 
@@ -66,7 +66,7 @@ class MinioObjects:
     async def start(self) -> None:
         """Does nothing: MinIO itself drops uploads that a killed service left, after a day, and nobody sees them."""
 
-    async def put_file(self, key: str, path: Path, *, data_sha512: str) -> None:
+    async def put_file(self, key: str, path: Path, *, data_sha512: str, stretches: Sequence[Stretch]) -> None:
         """Uploads a file in parts, unless the object holds the same content already."""
         upload = Upload(
             self._make_client,
@@ -75,6 +75,7 @@ class MinioObjects:
             key,
             path,
             data_sha512=data_sha512,
+            stretches=stretches,
             part_bytes=self._part_bytes,
         )
         task = self._uploaders.submit(self._in_bucket, upload.run)

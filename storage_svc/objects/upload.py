@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import threading
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Sequence
 from io import BufferedReader
 from pathlib import Path
 from typing import Any, BinaryIO, Final, cast
 
+import google_crc32c
 import urllib3
 from minio import Minio
 from minio.error import S3Error
@@ -17,7 +18,7 @@ from urllib3.response import BaseHTTPResponse
 
 from heimdall.common.v1.error_pb2 import ErrorReason
 from heimdall.errors import HeimdallError
-from storage_svc.objects.base import ObjectNotFoundError
+from storage_svc.objects.base import ObjectNotFoundError, Stretch
 from storage_svc.spool.room import disk_failure
 
 PARALLEL_PARTS: Final = 2
@@ -44,6 +45,7 @@ class Upload:
         path: Path,
         *,
         data_sha512: str,
+        stretches: Sequence[Stretch],
         part_bytes: int,
     ) -> None:
         """Prepares an upload.
@@ -54,7 +56,8 @@ class Upload:
             bucket: The bucket.
             key: The object.
             path: The file.
-            data_sha512: SHA-512 that its content must have, in hexadecimal.
+            data_sha512: SHA-512 of its content, in hexadecimal; told with the object.
+            stretches: What the file must consist of.
             part_bytes: Size of the parts of an object that is larger than that.
         """
         self._make_client = make_client
@@ -63,6 +66,7 @@ class Upload:
         self._key = key
         self._path = path
         self._data_sha512 = data_sha512
+        self._stretches = stretches
         self._part_bytes = part_bytes
         self._given_up = threading.Event()
 
@@ -90,7 +94,7 @@ class Upload:
             raise disk_failure(error, f"open {self._path}") from error
         with file:
             size_bytes = os.fstat(file.fileno()).st_size
-            self._put(CheckedFile(file, size_bytes, self._data_sha512, self._given_up), size_bytes)
+            self._put(CheckedFile(file, self._stretches, self._given_up), size_bytes)
         stored_bytes = client.stat_object(self._bucket, self._key).size
         if stored_bytes != size_bytes:
             raise HeimdallError(
@@ -135,13 +139,12 @@ class CheckedFile:
     the guarded connections do not let through.
     """
 
-    def __init__(self, file: BufferedReader, size_bytes: int, data_sha512: str, given_up: threading.Event) -> None:
+    def __init__(self, file: BufferedReader, stretches: Sequence[Stretch], given_up: threading.Event) -> None:
         """Takes a file at its beginning.
 
         Args:
             file: The file.
-            size_bytes: Its size.
-            data_sha512: SHA-512 that its content must have, in hexadecimal.
+            stretches: What it must consist of.
             given_up: Set when nothing more is to be sent.
         """
         self.failure: HeimdallError | None = None
@@ -149,10 +152,15 @@ class CheckedFile:
         self.refused = False
         """Whether the store failed to take a part, so that there is no use in reading on."""
         self._file = file
-        self._left_bytes = size_bytes
-        self._data_sha512 = data_sha512
+        self._stretches = deque(stretches)
         self._given_up = given_up
-        self._hash = hashlib.sha512()
+        self._checked_bytes = 0
+        self._begun = Stretch(0, 0)
+        """What was read of the first of the stretches."""
+        size_bytes = os.fstat(file.fileno()).st_size
+        expected_bytes = sum(stretch.size_bytes for stretch in stretches)
+        if size_bytes != expected_bytes:
+            self._fail(f"it has {size_bytes} bytes, must have {expected_bytes}")
 
     def read(self, size_bytes: int) -> bytes:
         """Returns the next bytes, all that were asked for up to the end."""
@@ -169,18 +177,35 @@ class CheckedFile:
         except OSError as error:
             self.failure = disk_failure(error, f"read {self._file.name}")
             return bytes(size_bytes)
-        self._hash.update(content)
-        self._left_bytes -= len(content)
-        is_at_end = self._left_bytes == 0 or len(content) < size_bytes
-        if is_at_end and self._hash.hexdigest() != self._data_sha512:
-            self.failure = HeimdallError(
-                ErrorReason.ERROR_REASON_CHECKSUM_MISMATCH,
-                f"{self._file.name} does not hold the samples that were received: its SHA-512 is "
-                f"{self._hash.hexdigest()}, must be {self._data_sha512}",
-                metadata={"data_sha512": self._data_sha512},
-            )
-            return bytes(size_bytes)
-        return content
+        self._check(content)
+        if len(content) < size_bytes and self._stretches:
+            self._fail(f"it ended after {self._checked_bytes + self._begun.size_bytes} bytes while it was read")
+        return bytes(size_bytes) if self.failure is not None else content
+
+    def _check(self, content: bytes) -> None:
+        """Compares the stretches that end in what was read, and begins the one after them."""
+        place = 0
+        while place < len(content) and self._stretches:
+            wanted, begun = self._stretches[0], self._begun
+            part = content[place : place + wanted.size_bytes - begun.size_bytes]
+            place += len(part)
+            self._begun = Stretch(begun.size_bytes + len(part), google_crc32c.extend(begun.crc32c, part))
+            if self._begun.size_bytes < wanted.size_bytes:
+                return
+            first, end = self._checked_bytes, self._checked_bytes + wanted.size_bytes
+            if self._begun.crc32c != wanted.crc32c:
+                self._fail(
+                    f"bytes {first} to {end} have the CRC32C {self._begun.crc32c:08x}, must have {wanted.crc32c:08x}"
+                )
+                return
+            self._checked_bytes, self._begun = end, Stretch(0, 0)
+            self._stretches.popleft()
+
+    def _fail(self, why: str) -> None:
+        self.failure = HeimdallError(
+            ErrorReason.ERROR_REASON_CHECKSUM_MISMATCH,
+            f"{self._file.name} does not hold the samples that were received: {why}",
+        )
 
 
 class _GuardedConnections(urllib3.PoolManager):

@@ -14,6 +14,7 @@ from heimdall.common.v1.error_pb2 import ErrorReason
 from heimdall.errors import HeimdallError
 from storage_svc.objects import ObjectNotFoundError, ObjectStore
 from storage_svc.objects.local import LocalObjects
+from tests.checksums import checksums_of
 from tests.contract.storage.conftest import PART_BYTES
 
 KEY = "sessions/task-1/rx-1.sigmf-data"
@@ -30,7 +31,7 @@ async def test_file_becomes_the_object(objects: ObjectStore, tmp_path: Path) -> 
     content = bytes(range(256)) * 1000
     path = tmp_path / "samples"
     path.write_bytes(content)
-    await objects.put_file(KEY, path, data_sha512=sha512(path.read_bytes()).hexdigest())
+    await objects.put_file(KEY, path, **checksums_of(path))
     assert await objects.size_bytes(KEY) == len(content)
     assert await objects.get_bytes(KEY) == content
 
@@ -38,11 +39,11 @@ async def test_file_becomes_the_object(objects: ObjectStore, tmp_path: Path) -> 
 async def test_repeated_put_of_a_file_changes_nothing(objects: ObjectStore, tmp_path: Path) -> None:
     path = tmp_path / "samples"
     path.write_bytes(b"abc")
-    checksum = sha512(b"abc").hexdigest()
-    await objects.put_file(KEY, path, data_sha512=checksum)
-    await objects.put_file(KEY, path, data_sha512=checksum)
+    checksums = checksums_of(path)
+    await objects.put_file(KEY, path, **checksums)
+    await objects.put_file(KEY, path, **checksums)
     path.unlink(missing_ok=True)
-    await objects.put_file(KEY, path, data_sha512=checksum)
+    await objects.put_file(KEY, path, **checksums)
     assert await objects.get_bytes(KEY) == b"abc"
 
 
@@ -53,12 +54,11 @@ async def test_large_files_arrive_whole_and_at_once(objects: ObjectStore, tmp_pa
         # Not a multiple of the size of a part, and no two parts alike.
         content = random.Random(number).randbytes(2 * PART_BYTES + 12_345 + number)
         path.write_bytes(content)
-        checksums[path] = sha512(content).hexdigest()
-    await asyncio.gather(
-        *(objects.put_file(f"sessions/t/{path.name}", path, data_sha512=checksums[path]) for path in checksums)
-    )
-    for path, checksum in checksums.items():
-        assert sha512(await objects.get_bytes(f"sessions/t/{path.name}")).hexdigest() == checksum
+        checksums[path] = checksums_of(path)
+    await asyncio.gather(*(objects.put_file(f"sessions/t/{path.name}", path, **checksums[path]) for path in checksums))
+    for path in checksums:
+        stored = await objects.get_bytes(f"sessions/t/{path.name}")
+        assert sha512(stored).hexdigest() == checksums[path]["data_sha512"]
 
 
 async def test_ranges(objects: ObjectStore) -> None:
@@ -76,7 +76,7 @@ async def test_what_is_not_there_is_not_found(objects: ObjectStore, tmp_path: Pa
         objects.size_bytes(KEY),
         objects.read_range(KEY, 0, 1),
         objects.read_range(KEY, 0, 0),
-        objects.put_file(KEY, tmp_path / "none", data_sha512=sha512(b"").hexdigest()),
+        objects.put_file(KEY, tmp_path / "none", data_sha512=sha512(b"").hexdigest(), stretches=[]),
     ):
         with pytest.raises(ObjectNotFoundError):
             await missing

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,6 +16,7 @@ from heimdall.storage.v1 import storage_pb2 as pb
 from storage_svc import archive, backends
 from storage_svc.ids import BUCKET
 from storage_svc.measurements.sqlite import SqliteMeasurements
+from storage_svc.objects import Stretch
 from storage_svc.objects.local import LocalObjects
 from tests.e2e.faults.bench import eventually, until
 from tests.integration.storage.support import (
@@ -55,7 +56,9 @@ class Stores:
         self.go_on.set()
         put_file, put_recording, ping = LocalObjects.put_file, SqliteMeasurements.put_recording, LocalObjects.ping
 
-        async def put(objects: LocalObjects, key: str, path: Path, *, data_sha512: str) -> None:
+        async def put(
+            objects: LocalObjects, key: str, path: Path, *, data_sha512: str, stretches: Sequence[Stretch]
+        ) -> None:
             receiver_id = path.parent.name
             self.puts.append(receiver_id)
             self.now_running += 1
@@ -66,7 +69,7 @@ class Stores:
                     raise away("objects")
                 if receiver_id == self.damaged:
                     raise HeimdallError(ErrorReason.ERROR_REASON_CHECKSUM_MISMATCH, "the samples are not those")
-                await put_file(objects, key, path, data_sha512=data_sha512)
+                await put_file(objects, key, path, data_sha512=data_sha512, stretches=stretches)
             finally:
                 self.now_running -= 1
 
@@ -233,14 +236,14 @@ async def test_metadata_that_can_not_be_read_is_not_replaced(stub: StorageServic
 async def test_crash_in_one_holds_up_no_other(
     stub: StorageServiceAsyncStub, stores: Stores, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    build = archive._build_meta
+    read_journal = archive._read_journal
 
-    def crash(recording: Recording, journal: Path) -> bytes:
+    def crash(recording: Recording, journal: Path) -> tuple[bytes, list[Stretch]]:
         if recording.receiver_id == "rx-1":
             raise ValueError("this journal is not what it should be")
-        return build(recording, journal)
+        return read_journal(recording, journal)
 
-    monkeypatch.setattr(archive, "_build_meta", crash)
+    monkeypatch.setattr(archive, "_read_journal", crash)
     assert await record(stub, "rx-1") == SPOOLED
     assert await record(stub, "rx-2") == STORED
     monkeypatch.undo()

@@ -19,9 +19,10 @@ import pytest
 from heimdall.common.v1.error_pb2 import ErrorReason
 from heimdall.errors import HeimdallError
 from heimdall.runtime.settings import MinioSettings, SettingsError
-from storage_svc.objects import ObjectNotFoundError
+from storage_svc.objects import ObjectNotFoundError, Stretch
 from storage_svc.objects.minio import MinioObjects
 from storage_svc.objects.upload import CheckedFile
+from tests.checksums import Checksums, checksums_of
 from tests.e2e.faults.bench import until
 from tests.servers.minio import MinioServer, minio_server
 
@@ -39,17 +40,14 @@ async def objects_of(server: MinioServer, bucket: str, **settings: Any) -> Async
         await objects.close()
 
 
-def spool_file(folder: Path, size_bytes: int, name: str = "samples") -> tuple[Path, str]:
-    """Makes a file of random bytes; returns it and its SHA-512."""
+def spool_file(folder: Path, size_bytes: int, name: str = "samples") -> tuple[Path, Checksums]:
+    """Makes a file of random bytes; returns it and its checksums."""
     path = folder / name
-    checksum = hashlib.sha512()
     source = random.Random(size_bytes)
     with path.open("wb") as file:
         for first in range(0, size_bytes, MIB):
-            content = source.randbytes(min(MIB, size_bytes - first))
-            checksum.update(content)
-            file.write(content)
-    return path, checksum.hexdigest()
+            file.write(source.randbytes(min(MIB, size_bytes - first)))
+    return path, checksums_of(path)
 
 
 async def told(use: Awaitable[Any]) -> str:
@@ -78,38 +76,44 @@ def unfinished_uploads(server: MinioServer, bucket: str) -> int:
     ],
 )
 async def test_damaged_file_becomes_no_object(minio: MinioServer, tmp_path: Path, size_bytes: int, damage: str) -> None:
-    path, checksum = spool_file(tmp_path, size_bytes)
+    path, checksums = spool_file(tmp_path, size_bytes)
     content = bytearray(path.read_bytes())
     if damage == "flipped":
         content[size_bytes // 3] ^= 1
     path.write_bytes({"flipped": content, "cut": content[:-1], "longer": content + b"x"}[damage])
+    first = size_bytes // 3 // 777_777 * 777_777
+    told_of = {
+        "flipped": f"bytes {first} to {min(first + 777_777, size_bytes)} have the CRC32C [0-9a-f]{{8}}, must have",
+        "cut": f"it has {size_bytes - 1} bytes, must have {size_bytes}",
+        "longer": f"it has {size_bytes + 1} bytes, must have {size_bytes}",
+    }
     bucket = f"damaged-{size_bytes}-{damage}"
     threads = all_threads()
     async with objects_of(minio, bucket) as objects:
         await objects.ping()
-        with pytest.raises(HeimdallError, match=checksum) as caught:
-            await objects.put_file(KEY, path, data_sha512=checksum)
+        with pytest.raises(HeimdallError, match=told_of[damage]) as caught:
+            await objects.put_file(KEY, path, **checksums)
         assert caught.value.reason == ErrorReason.ERROR_REASON_CHECKSUM_MISMATCH
         assert names_in(minio, bucket) == []
         assert unfinished_uploads(minio, bucket) == 0
         await until(lambda: all_threads() <= threads + 2)
         spool_file(tmp_path, size_bytes)
-        await objects.put_file(KEY, path, data_sha512=checksum)
+        await objects.put_file(KEY, path, **checksums)
         assert await objects.size_bytes(KEY) == size_bytes
 
 
 async def test_object_that_is_there_is_not_sent_again(minio: MinioServer, tmp_path: Path) -> None:
-    path, checksum = spool_file(tmp_path, PART_BYTES + 5)
+    path, checksums = spool_file(tmp_path, PART_BYTES + 5)
     async with objects_of(minio, "sent-once") as objects:
-        await objects.put_file(KEY, path, data_sha512=checksum)
+        await objects.put_file(KEY, path, **checksums)
         first = minio.client().stat_object("sent-once", KEY)
         # Reading it would fail: it is another file now.
         path.write_bytes(b"changed")
-        await objects.put_file(KEY, path, data_sha512=checksum)
+        await objects.put_file(KEY, path, **checksums)
         assert minio.client().stat_object("sent-once", KEY).last_modified == first.last_modified
         # An object with other content is replaced.
         path.write_bytes(b"other")
-        await objects.put_file(KEY, path, data_sha512=hashlib.sha512(b"other").hexdigest())
+        await objects.put_file(KEY, path, **checksums_of(path))
         assert await objects.get_bytes(KEY) == b"other"
 
 
@@ -172,19 +176,19 @@ async def test_bucket_is_made_where_the_settings_say_and_again_if_it_is_removed(
 
 
 async def test_bucket_that_is_missing_is_made_for_a_large_file(minio: MinioServer, tmp_path: Path) -> None:
-    path, checksum = spool_file(tmp_path, 2 * PART_BYTES)
+    path, checksums = spool_file(tmp_path, 2 * PART_BYTES)
     async with objects_of(minio, "made-for-a-file") as objects:
-        await objects.put_file(KEY, path, data_sha512=checksum)
-        assert hashlib.sha512(await objects.get_bytes(KEY)).hexdigest() == checksum
+        await objects.put_file(KEY, path, **checksums)
+        assert hashlib.sha512(await objects.get_bytes(KEY)).hexdigest() == checksums["data_sha512"]
 
 
 async def test_tls_with_an_authority_of_our_own(tmp_path: Path) -> None:
     (tmp_path / "minio").mkdir()
-    path, checksum = spool_file(tmp_path, 2 * PART_BYTES)
+    path, checksums = spool_file(tmp_path, 2 * PART_BYTES)
     async with minio_server(tmp_path / "minio", tls=True) as server:
         async with objects_of(server, "over-tls") as objects:
             await objects.ping()
-            await objects.put_file(KEY, path, data_sha512=checksum)
+            await objects.put_file(KEY, path, **checksums)
             assert (await objects.url(KEY, 60)).startswith("https://")
         async with objects_of(server, "over-tls", ca_file=None) as objects:
             text = await told(objects.ping())
@@ -209,7 +213,7 @@ async def test_wrong_credentials_are_told_and_not_shown(minio: MinioServer, wron
 
 
 async def test_store_that_is_away_is_told_at_once(minio: MinioServer, tmp_path: Path) -> None:
-    path, checksum = spool_file(tmp_path, 2 * PART_BYTES)
+    path, checksums = spool_file(tmp_path, 2 * PART_BYTES)
     async with objects_of(minio, "away") as objects:
         await objects.put_bytes(KEY, b"x")
         await minio.kill()
@@ -219,7 +223,7 @@ async def test_store_that_is_away_is_told_at_once(minio: MinioServer, tmp_path: 
                 told(objects.get_bytes(KEY)),
                 told(objects.put_bytes(KEY, b"x")),
                 told(objects.size_bytes(KEY)),
-                told(objects.put_file(KEY, path, data_sha512=checksum)),
+                told(objects.put_file(KEY, path, **checksums)),
             ):
                 assert "Connection refused" in text
             # It needs no store, as the service can not know whether the store is there when the URL is used.
@@ -230,13 +234,13 @@ async def test_store_that_is_away_is_told_at_once(minio: MinioServer, tmp_path: 
 
 
 async def test_store_that_stands_still_is_told_in_time_and_given_up_in_time(minio: MinioServer, tmp_path: Path) -> None:
-    path, checksum = spool_file(tmp_path, 4 * PART_BYTES)
+    path, checksums = spool_file(tmp_path, 4 * PART_BYTES)
     async with objects_of(minio, "frozen", timeout_s=1.0) as objects:
         await objects.ping()
         minio.freeze()
         try:
             assert "no answer within 1 s" in await told(objects.get_bytes(KEY))
-            upload = asyncio.create_task(objects.put_file(KEY, path, data_sha512=checksum))
+            upload = asyncio.create_task(objects.put_file(KEY, path, **checksums))
             await until(lambda: upload_threads() > 0)
             started_s = time.monotonic()
             upload.cancel()
@@ -259,28 +263,28 @@ def all_threads() -> int:
 
 
 async def test_upload_that_is_cancelled_leaves_nothing(minio: MinioServer, tmp_path: Path) -> None:
-    path, checksum = spool_file(tmp_path, 40 * PART_BYTES)
+    path, checksums = spool_file(tmp_path, 40 * PART_BYTES)
     threads = all_threads()
     async with objects_of(minio, "cancelled", upload_count=1) as objects:
         await objects.ping()
-        upload = asyncio.create_task(objects.put_file(KEY, path, data_sha512=checksum))
+        upload = asyncio.create_task(objects.put_file(KEY, path, **checksums))
         await until(lambda: unfinished_uploads(minio, "cancelled") == 1)
         upload.cancel()
         with pytest.raises(asyncio.CancelledError):
             await upload
         # The one thread for uploads is free again.
-        small, small_checksum = spool_file(tmp_path, 10, "small")
-        await objects.put_file("sessions/t/small", small, data_sha512=small_checksum)
+        small, small_checksums = spool_file(tmp_path, 10, "small")
+        await objects.put_file("sessions/t/small", small, **small_checksums)
         assert names_in(minio, "cancelled") == ["sessions/t/small"]
         assert unfinished_uploads(minio, "cancelled") == 0
     await until(lambda: all_threads() <= threads)
 
 
 async def test_closing_gives_up_what_is_under_way(minio: MinioServer, tmp_path: Path) -> None:
-    path, checksum = spool_file(tmp_path, 40 * PART_BYTES)
+    path, checksums = spool_file(tmp_path, 40 * PART_BYTES)
     async with objects_of(minio, "closed") as objects:
         await objects.ping()
-        upload = asyncio.create_task(objects.put_file(KEY, path, data_sha512=checksum))
+        upload = asyncio.create_task(objects.put_file(KEY, path, **checksums))
         await until(lambda: unfinished_uploads(minio, "closed") == 1)
         await objects.close()
         assert unfinished_uploads(minio, "closed") == 0
@@ -289,12 +293,12 @@ async def test_closing_gives_up_what_is_under_way(minio: MinioServer, tmp_path: 
 
 
 async def test_memory_stays_within_a_few_parts(minio: MinioServer, tmp_path: Path) -> None:
-    path, checksum = spool_file(tmp_path, 256 * MIB)
+    path, checksums = spool_file(tmp_path, 256 * MIB)
     process = psutil.Process()
     async with objects_of(minio, "large") as objects:
         await objects.ping()
         before_bytes = process.memory_info().rss
-        upload = asyncio.create_task(objects.put_file(KEY, path, data_sha512=checksum))
+        upload = asyncio.create_task(objects.put_file(KEY, path, **checksums))
         most_bytes = before_bytes
         while not upload.done():
             most_bytes = max(most_bytes, process.memory_info().rss)
@@ -366,7 +370,7 @@ async def test_answers_of_what_is_no_object_store_are_told() -> None:
 
 
 async def test_store_that_has_less_than_it_took_is_told(tmp_path: Path) -> None:
-    path, checksum = spool_file(tmp_path, 1000)
+    path, checksums = spool_file(tmp_path, 1000)
     was_put = False
 
     def answer(line: str) -> bytes:
@@ -377,17 +381,41 @@ async def test_store_that_has_less_than_it_took_is_told(tmp_path: Path) -> None:
         return b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % (999 if line.startswith("HEAD") else 0)
 
     async with pretender(answer) as objects:
-        text = await told(objects.put_file(KEY, path, data_sha512=checksum))
+        text = await told(objects.put_file(KEY, path, **checksums))
     assert "took 1000 bytes" in text
     assert "has 999" in text
 
 
 def test_file_is_not_read_on_for_a_store_that_refuses_it(tmp_path: Path) -> None:
-    path, checksum = spool_file(tmp_path, 1000)
+    path, checksums = spool_file(tmp_path, 1000)
     with path.open("rb") as file:
-        checked = CheckedFile(file, 1000, checksum, threading.Event())
+        checked = CheckedFile(file, checksums["stretches"], threading.Event())
         assert checked.read(400) == path.read_bytes()[:400]
         checked.refused = True
         assert checked.read(400) == bytes(400)
         assert file.tell() == 400
     assert checked.failure is None
+
+
+def test_checksum_is_crc32c(tmp_path: Path) -> None:
+    path = tmp_path / "samples"
+    path.write_bytes(b"123456789" * 2)
+    # The check value that catalogues of CRCs give for CRC-32C.
+    for crc32c, is_right in ((0xE3069283, True), (0xCBF43926, False)):
+        with path.open("rb") as file:
+            checked = CheckedFile(file, [Stretch(9, 0xE3069283), Stretch(9, crc32c)], threading.Event())
+            # In reads that end inside of a stretch, at its end, and in the next one.
+            assert [checked.read(size_bytes) for size_bytes in (4, 5, 3)] == [b"1234", b"56789", b"123"]
+            assert checked.read(6) == (b"456789" if is_right else bytes(6))
+            assert (checked.failure is None) == is_right
+
+
+def test_file_that_is_cut_while_it_is_read_is_refused(tmp_path: Path) -> None:
+    path, checksums = spool_file(tmp_path, 100_000)
+    with path.open("r+b") as file, path.open("rb") as reader:
+        checked = CheckedFile(reader, checksums["stretches"], threading.Event())
+        assert len(checked.read(40_000)) == 40_000
+        file.truncate(70_000)
+        assert checked.read(60_000) == bytes(60_000)
+    assert checked.failure is not None
+    assert "it ended after 70000 bytes while it was read" in checked.failure.message
