@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+import structlog
+
 from heimdall.runtime.settings import Settings
 from storage_svc.ids import BUCKET
 from storage_svc.measurements import MeasurementStore
@@ -16,6 +18,8 @@ from storage_svc.migrate import database_path
 from storage_svc.objects import ObjectStore
 from storage_svc.objects.local import LocalObjects
 from storage_svc.objects.minio import MinioObjects
+
+_log = structlog.get_logger(__name__)
 
 
 @asynccontextmanager
@@ -48,10 +52,11 @@ async def open_rows(settings: Settings) -> AsyncIterator[MeasurementStore]:
         SettingsError: If the settings of a served database can not be right.
     """
     rows: MeasurementStore
+    spool_path, spool_max_bytes = settings.storage.data_dir / ROW_SPOOL, settings.storage.rows_spool_max_bytes
     if settings.storage.rows == "timescale":
         served = TimescaleMeasurements(settings.timescale)
         try:
-            spool = await RowSpool.open(settings.storage.data_dir / ROW_SPOOL, settings.storage.rows_spool_max_bytes)
+            spool = await RowSpool.open(spool_path, spool_max_bytes)
         except BaseException:
             await served.close()
             raise
@@ -61,6 +66,15 @@ async def open_rows(settings: Settings) -> AsyncIterator[MeasurementStore]:
     try:
         if settings.storage.rows == "sqlite":
             await rows.ping()
+            if spool_path.exists():
+                await _tell_left(await RowSpool.open(spool_path, spool_max_bytes))
         yield rows
     finally:
         await rows.close()
+
+
+async def _tell_left(spool: RowSpool) -> None:
+    """Logs that rows wait for a served database which the settings do not name any more."""
+    if spool.waiting_count or spool.dead_letter_count:
+        _log.warning("rows_left", waiting_count=spool.waiting_count, dead_letter_count=spool.dead_letter_count)
+    await spool.close()
