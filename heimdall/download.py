@@ -145,8 +145,9 @@ def _cause(error: aiohttp.ClientError | UnicodeError) -> str:
     """Returns what went wrong, without the addresses and answers that other errors quote: they may hold a signature."""
     if isinstance(error, aiohttp.ClientConnectorError):
         return str(error)
-    if isinstance(error, OSError) and error.errno is not None:
-        return os.strerror(error.errno)
+    # A failure of TLS has a number too, which is none of the operating system's, and a text of its own.
+    if isinstance(error, OSError) and error.errno is not None and error.strerror == os.strerror(error.errno):
+        return error.strerror
     return type(error).__name__
 
 

@@ -21,6 +21,7 @@ from minio.error import MinioException
 from heimdall.local import reserved_ports
 from heimdall.runtime.settings import MinioSettings
 from tests.integration.built_tools import built_tool
+from tests.servers.certificates import make_certificate
 
 _START_TIMEOUT_S: Final = 30.0
 _POLL_S: Final = 0.05
@@ -160,29 +161,9 @@ async def minio_server(folder: Path, *, tls: bool = False) -> AsyncIterator[Mini
         )
         (folder / "certificates").mkdir()
         if tls:
-            server.ca_file = await asyncio.to_thread(_make_certificate, folder / "certificates")
+            server.ca_file = await asyncio.to_thread(make_certificate, folder / "certificates")
         try:
             await server.start()
             yield server
         finally:
             await server.kill()
-
-
-def _make_certificate(folder: Path) -> Path:
-    """Makes an authority and a certificate for 127.0.0.1 where MinIO looks for it; returns the authority's file."""
-    authority, authority_key = folder / "authority.pem", folder / "authority.key"
-    key_options = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
-    _openssl(
-        "req", "-x509", *key_options, "-keyout", authority_key, "-out", authority, "-days", "2",
-        "-subj", "/CN=Authority of a test",
-    )  # fmt: skip
-    _openssl(
-        "req", "-x509", *key_options, "-keyout", folder / "private.key", "-out", folder / "public.crt", "-days", "2",
-        "-subj", "/CN=127.0.0.1", "-addext", "subjectAltName=IP:127.0.0.1", "-addext", "basicConstraints=CA:FALSE",
-        "-CA", authority, "-CAkey", authority_key,
-    )  # fmt: skip
-    return authority
-
-
-def _openssl(*arguments: str | Path) -> None:
-    subprocess.run(["openssl", *arguments], check=True, capture_output=True, timeout=30)

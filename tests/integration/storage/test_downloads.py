@@ -6,7 +6,9 @@ import asyncio
 import hashlib
 import json
 import logging
+import os
 import socket
+import ssl
 import struct
 import traceback
 from collections.abc import AsyncIterator
@@ -28,6 +30,7 @@ from storage_svc.ids import BUCKET
 from tests.e2e.faults.bench import eventually
 from tests.integration.storage.commands import Commands, commands_in
 from tests.integration.storage.support import BLOCK, Writer, block, end_at, gap, opening, sample_bytes, segment, write
+from tests.servers.certificates import make_certificate
 from tests.servers.minio import MinioServer, minio_server
 
 
@@ -287,6 +290,26 @@ async def test_no_error_shows_the_signature(
     assert SIGNATURE not in caplog.text
 
 
+async def test_broken_encryption_is_not_called_a_failure_of_this_machine(tmp_path: Path) -> None:
+    authority = await asyncio.to_thread(make_certificate, tmp_path)
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(tmp_path / "public.crt", tmp_path / "private.key")
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        # Past the encryption, as something between that answers for the store does.
+        os.write(writer.get_extra_info("socket").fileno(), b"HTTP/1.1 502 Bad Gateway\r\n\r\n")
+        await reader.read()
+        writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0, ssl=context)
+    async with server:
+        where = f"https://127.0.0.1:{server.sockets[0].getsockname()[1]}/object"
+        urls = pb.GetRecordingUrlResponse(data_url=f"{where}?{SIGNED}", meta_url=f"{where}?{SIGNED}")
+        text = f"the object store, {where}, could not be read: ClientOSError;"
+        await check_refused(tmp_path, urls, text, ca_file=authority)
+
+
 async def test_url_that_is_none_is_not_shown_whole(tmp_path: Path) -> None:
     url = f"http://[::1/object?{SIGNED}"
     urls = pb.GetRecordingUrlResponse(data_url=url, meta_url=url)
@@ -295,9 +318,11 @@ async def test_url_that_is_none_is_not_shown_whole(tmp_path: Path) -> None:
     )
 
 
-async def check_refused(tmp_path: Path, urls: pb.GetRecordingUrlResponse, text: str) -> None:
+async def check_refused(
+    tmp_path: Path, urls: pb.GetRecordingUrlResponse, text: str, *, ca_file: Path | None = None
+) -> None:
     with pytest.raises(HeimdallError) as caught:
-        await download.download_pair(DESCRIBED, urls, tmp_path / "out", None)
+        await download.download_pair(DESCRIBED, urls, tmp_path / "out", ca_file)
     error = caught.value
     assert error.reason_name == "BACKEND_UNAVAILABLE"
     assert error.message.startswith(text)
