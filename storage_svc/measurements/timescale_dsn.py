@@ -38,6 +38,8 @@ def read_dsn(dsn: str) -> Dsn:
             percent-encoded, any part of it may be one of the password.
     """
     # Checked before any parser sees it, and raised where no exception of one is around, whose text may show a part.
+    if re.search(r"[\t\r\n]", dsn):
+        raise _refusal("has a tab or the end of a line in it, which a URL can only have percent-encoded")
     scheme, mark, rest = dsn.partition("://")
     if not mark or scheme.lower() not in _SCHEMES:
         raise _refusal("does not begin with postgresql:// or postgres://")

@@ -48,7 +48,15 @@ def as_asyncpg_reads(dsn: str) -> tuple[list[Any], Any]:
         ("postgresql://u:Xq7[vKw]Zj9@h/db", "not percent-encoded"),
         ("postgresql://u:Xq7%vKw@h/db", "a % in user or password"),
         ("postgresql://u:Xq7%2@h/db", "a % in user or password"),
-        # The parser of the standard library puts these two into the text of its error.
+        # The parser of the standard library drops these,
+        ("postgresql://u:Xq7\tvKw@h/db", "a tab or the end of a line"),
+        ("postgresql://u:Xq7\rvKw@h/db", "a tab or the end of a line"),
+        ("postgresql://u:Xq7\nvKw@h/db", "a tab or the end of a line"),
+        ("postgresql://u:Xq7@h/db\n", "a tab or the end of a line"),
+        ("postgresql://u:Xq7@h\n", "a tab or the end of a line"),
+        ("postgresql://h/db?password=Xq7\nvKw", "a tab or the end of a line"),
+        ("post\tgresql://u:Xq7@h/db", "a tab or the end of a line"),
+        # and puts these two into the text of its error.
         ("postgresql://u:Xq7\uff0fvKw@h/db", "is no URL"),
         ("postgresql://u:Xq7@[vKw]/db", "is no URL"),
         ("postgresql://u:Xq7@h:vKw/db", "a port that is no number"),
@@ -127,7 +135,7 @@ def test_asyncpg_gets_the_password_of_what_is_taken() -> None:
     choice = random.Random(7)
     taken = refused = 0
     for _ in range(3000):
-        password = "".join(choice.choices("ab1/?#@%[]:,=&;+ ü", k=choice.randint(1, 6)))
+        password = "".join(choice.choices("ab1/?#@%[]:,=&;+ \t\r\nü", k=choice.randint(1, 6)))
         for written in (password, quote(password, safe="")):
             dsn = f"postgresql://u:{written}@h:1/db"
             try:
