@@ -345,7 +345,7 @@ class SpooledMeasurements:
     async def _feed_in_parts(self, entries: Sequence[Entry], max_rows: int, max_bytes: int) -> list[DeadLetter]:
         """Feeds the database several entries at once, or one in parts; returns what it refuses.
 
-        A run that takes longer than a statement may would for ever be repeated in vain, and nobody can tell that from a
+        A run with a statement that takes too long would for ever be repeated in vain, and nobody can tell that from a
         database that is away: runs are halved with each failure. They grow only when whole entries were taken, because
         a part is not kept as done: what was taken of an entry is fed again with the rest of it, and changes nothing.
 
