@@ -5,16 +5,20 @@ from __future__ import annotations
 import asyncio
 import os
 import sqlite3
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+import time
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import Final, NamedTuple, TypeVar
 
 import aiosqlite
+from google.protobuf.message import DecodeError
 
 from heimdall.common.v1.error_pb2 import ErrorReason
+from heimdall.common.v1.measurement_pb2 import Measurement
 from heimdall.errors import HeimdallError
+from heimdall.storage.v1.storage_pb2 import WriteMeasurementsRequest
 from storage_svc.measurements.sqlite_failures import SqliteFailures, is_damage, primary_code
 from storage_svc.measurements.sqlite_schema import connect, migrate
 from storage_svc.measurements.sqlite_writer import SqliteWriter
@@ -75,6 +79,52 @@ class DeadLetter(Entry):
     """Reason of the refusal, such as REVISION_CONFLICT."""
     detail: str
     """The refusal as a sentence."""
+
+
+def measurement_entries(measurements: Iterable[Measurement]) -> list[Entry]:
+    """Returns measurements as entries, one for each acquisition."""
+    by_task: dict[str, WriteMeasurementsRequest] = {}
+    for measurement in measurements:
+        request = by_task.setdefault(measurement.acquisition_id, WriteMeasurementsRequest())
+        request.measurements.append(measurement)
+    return [_measurement_entry(request, time.time_ns()) for request in by_task.values()]
+
+
+def _measurement_entry(request: WriteMeasurementsRequest, accepted_unix_ns: int) -> Entry:
+    receivers = {measurement.receiver_id for measurement in request.measurements}
+    return Entry(
+        Kind.MEASUREMENTS,
+        request.measurements[0].acquisition_id,
+        receivers.pop() if len(receivers) == 1 else "",
+        len(request.measurements),
+        request.SerializeToString(),
+        accepted_unix_ns,
+    )
+
+
+def parts_of(entry: Entry, max_rows: int, max_bytes: int) -> list[Entry]:
+    """Returns the rows of an entry as entries of at most so many rows and bytes; a larger row is alone in one."""
+    if entry.row_count == 1:
+        return [entry]
+    try:
+        request = WriteMeasurementsRequest.FromString(entry.message)
+    except DecodeError:
+        # It is refused as a whole.
+        return [entry]
+    requests: list[WriteMeasurementsRequest] = []
+    size_bytes = 0
+    for row in request.measurements:
+        size_bytes += row.ByteSize()
+        if not requests or len(requests[-1].measurements) == max_rows or size_bytes > max_bytes:
+            requests.append(WriteMeasurementsRequest())
+            size_bytes = row.ByteSize()
+        requests[-1].measurements.append(row)
+    return [_measurement_entry(part, entry.accepted_unix_ns) for part in requests]
+
+
+def dead_letter(entry: Entry, refusal: HeimdallError) -> DeadLetter:
+    """Returns an entry that the database refuses now."""
+    return DeadLetter(**vars(entry), refused_unix_ns=time.time_ns(), reason=refusal.reason_name, detail=refusal.message)
 
 
 class Waiting(NamedTuple):

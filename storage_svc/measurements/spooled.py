@@ -7,12 +7,11 @@ import contextvars
 import random
 import sqlite3
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import Any, Final, TypeVar
 from weakref import WeakValueDictionary
 
 import structlog
-from google.protobuf.message import DecodeError
 
 from heimdall.common.v1.acquisition_pb2 import Acquisition
 from heimdall.common.v1.error_pb2 import ErrorReason
@@ -22,7 +21,15 @@ from heimdall.errors import HeimdallError
 from heimdall.storage.v1.storage_pb2 import MeasurementAggregate, PutAcquisitionRequest, WriteMeasurementsRequest
 from storage_svc.ids import RecordingKey
 from storage_svc.measurements.base import Cursor, MeasurementStore, RowFilter, WriteCounts, revision_conflict
-from storage_svc.measurements.row_spool import DeadLetter, Entry, Kind, RowSpool
+from storage_svc.measurements.row_spool import (
+    DeadLetter,
+    Entry,
+    Kind,
+    RowSpool,
+    dead_letter,
+    measurement_entries,
+    parts_of,
+)
 
 T = TypeVar("T")
 
@@ -87,7 +94,7 @@ class SpooledMeasurements:
         """Stores measurements, now or later; the first of a key wins."""
 
         async def wait() -> WriteCounts:
-            await self._spool.append(_measurement_entries(measurements))
+            await self._spool.append(measurement_entries(measurements))
             return WriteCounts(inserted=0, waiting=len(measurements))
 
         return await self._write(self._write_either(lambda: self._inner.write_measurements(measurements), wait))
@@ -352,7 +359,7 @@ class SpooledMeasurements:
         Raises:
             HeimdallError: BACKEND_UNAVAILABLE.
         """
-        runs = [entries] if len(entries) > 1 else [[part] for part in _parts(entries[0], max_rows, max_bytes)]
+        runs = [entries] if len(entries) > 1 else [[part] for part in parts_of(entries[0], max_rows, max_bytes)]
         try:
             dead_letters = [letter for run in runs for letter in await self._feed(run)]
         except HeimdallError:
@@ -373,12 +380,12 @@ class SpooledMeasurements:
         if sum(entry.row_count for entry in entries) > 1:
             if await _refusal(self._write_entries(entries)) is None:
                 return []
-            parts = [single for entry in entries for single in _parts(entry, 1, 0)]
+            parts = [single for entry in entries for single in parts_of(entry, 1, 0)]
         refused = [(part, why) for part in parts if (why := await _refusal(self._write_entries([part]))) is not None]
         crash = next((why.__cause__ for _, why in refused if why.__cause__ is not None), None)
         if crash is not None:
             _log.error("replay_crashed", exc_info=crash)
-        return [_dead_letter(part, why) for part, why in refused]
+        return [dead_letter(part, why) for part, why in refused]
 
     async def _write_entries(self, entries: Sequence[Entry]) -> None:
         """Writes measurements, or one recording or acquisition."""
@@ -415,48 +422,3 @@ async def _refusal(writing: Coroutine[Any, Any, None]) -> HeimdallError | None:
         refusal.__cause__ = error
         return refusal
     return None
-
-
-def _measurement_entries(measurements: Iterable[Measurement]) -> list[Entry]:
-    """Returns measurements as entries, one for each acquisition."""
-    by_task: dict[str, WriteMeasurementsRequest] = {}
-    for measurement in measurements:
-        request = by_task.setdefault(measurement.acquisition_id, WriteMeasurementsRequest())
-        request.measurements.append(measurement)
-    return [_measurement_entry(request, time.time_ns()) for request in by_task.values()]
-
-
-def _measurement_entry(request: WriteMeasurementsRequest, accepted_unix_ns: int) -> Entry:
-    receivers = {measurement.receiver_id for measurement in request.measurements}
-    return Entry(
-        Kind.MEASUREMENTS,
-        request.measurements[0].acquisition_id,
-        receivers.pop() if len(receivers) == 1 else "",
-        len(request.measurements),
-        request.SerializeToString(),
-        accepted_unix_ns,
-    )
-
-
-def _parts(entry: Entry, max_rows: int, max_bytes: int) -> list[Entry]:
-    """Returns the rows of an entry as entries of at most so many rows and bytes; a larger row is alone in one."""
-    if entry.row_count == 1:
-        return [entry]
-    try:
-        request = WriteMeasurementsRequest.FromString(entry.message)
-    except DecodeError:
-        # It is refused as a whole.
-        return [entry]
-    requests: list[WriteMeasurementsRequest] = []
-    size_bytes = 0
-    for row in request.measurements:
-        size_bytes += row.ByteSize()
-        if not requests or len(requests[-1].measurements) == max_rows or size_bytes > max_bytes:
-            requests.append(WriteMeasurementsRequest())
-            size_bytes = row.ByteSize()
-        requests[-1].measurements.append(row)
-    return [_measurement_entry(part, entry.accepted_unix_ns) for part in requests]
-
-
-def _dead_letter(entry: Entry, refusal: HeimdallError) -> DeadLetter:
-    return DeadLetter(**vars(entry), refused_unix_ns=time.time_ns(), reason=refusal.reason_name, detail=refusal.message)
