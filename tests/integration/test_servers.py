@@ -49,6 +49,9 @@ async def test_postgres_keeps_rows_over_a_kill(postgres: PostgresServer) -> None
     connection = await postgres.connect(database)
     await connection.execute("CREATE TABLE kept (number integer)")
     await connection.execute("INSERT INTO kept VALUES (7)")
+    # One that runs goes on.
+    await postgres.start()
+    assert await connection.fetchval("SELECT number FROM kept") == 7
     await postgres.kill()
     with pytest.raises((asyncpg.PostgresError, asyncpg.InterfaceError, OSError)):
         await connection.fetch("SELECT number FROM kept")

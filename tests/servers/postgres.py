@@ -96,7 +96,9 @@ class PostgresServer:
                 await asyncio.sleep(_POLL_S)
 
     async def start(self) -> None:
-        """Starts the server, again if it ran before, and waits until it answers."""
+        """Starts the server, again if it ended, and waits until it answers; one that runs goes on."""
+        if self._process is not None:
+            return
         self._process = await asyncio.to_thread(self._popen)
         async with asyncio.timeout(_START_TIMEOUT_S):
             while not await self._answers():

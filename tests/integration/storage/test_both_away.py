@@ -77,10 +77,9 @@ async def stores(postgres: PostgresServer, minio: MinioServer, tmp_path: Path) -
     database = await postgres.create_database()
     stores = Stores(postgres, database, minio, tmp_path)
     yield stores
+    # In case that the test failed while they were down.
     await minio.start()
-    if postgres._process is None:
-        # The test failed while it was down.
-        await postgres.start()
+    await postgres.start()
     await postgres.drop_database(database)
 
 

@@ -155,9 +155,8 @@ async def refusal_of(call: Awaitable[Any]) -> HeimdallError:
 async def database(postgres: PostgresServer) -> AsyncIterator[str]:
     name = await postgres.create_database()
     yield name
-    if postgres._process is None:
-        # The test failed while it was down.
-        await postgres.start()
+    # In case that the test failed while it was down.
+    await postgres.start()
     await postgres.drop_database(name)
 
 
