@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -300,7 +301,9 @@ async def test_what_the_database_refuses_holds_up_nothing(tmp_path: Path) -> Non
         async with rows_in(tmp_path) as (rows, inner):
             await rows.put_acquisition(acquisition(5), 0)
             inner.is_away = True
+            before_unix_ns = time.time_ns()
             await rows.write_measurements([window(number) for number in range(4)])
+            after_unix_ns = time.time_ns()
             await rows.put_acquisition(acquisition(2), 1)
             await rows.put_recording(recording(Recording.STATE_STORED))
 
@@ -316,9 +319,14 @@ async def test_what_the_database_refuses_holds_up_nothing(tmp_path: Path) -> Non
     file = sqlite3.connect(tmp_path / ROW_SPOOL)
     query = "SELECT kind, receiver_id, row_count, reason, detail, message FROM dead_letters ORDER BY number"
     (kind, *facts, message), (*conflict, detail, _) = file.execute(query)
+    ((accepted_unix_ns, refused_unix_ns), _) = file.execute(
+        "SELECT accepted_unix_ns, refused_unix_ns FROM dead_letters ORDER BY number"
+    )
     file.close()
     assert (kind, *facts) == ("measurements", "rx-1", 1, "INTERNAL", "LookupError: no such column")
     assert list(WriteMeasurementsRequest.FromString(message).measurements) == [window(2)]
+    # Taken out alone, it was still accepted with the others.
+    assert before_unix_ns <= accepted_unix_ns <= after_unix_ns < refused_unix_ns
     assert conflict == ["acquisition", "", 1, "REVISION_CONFLICT"]
     assert "is stored at revision 5" in detail
     told = [line for line in logs if line["event"].startswith("dead_letter")]
