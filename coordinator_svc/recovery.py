@@ -143,6 +143,7 @@ class Recovery:
             spec=acquisition.spec,
             window_start_unix_ns=window.start_unix_ns,
             window_end_unix_ns=window.end_unix_ns,
+            resumed=True,
         )
         try:
             await close_abandoned(self._peers.storage, opening, recording, cause, self._settings, self._clock.unix_ns())

@@ -49,7 +49,7 @@ class RecordingWriter:
 
         Args:
             stub: The storage service.
-            opening: Names the recording; the window and the epoch are filled in later.
+            opening: Names the recording; the window, the epoch and whether it is resumed are filled in later.
             settings: Heartbeats and idle times.
             clock: Host clock, of which the epochs are made.
             max_unacknowledged_bytes: Size of unacknowledged events from which there is no room.
@@ -161,7 +161,10 @@ class RecordingWriter:
             # As a rule the clock also grows over a restart of the coordinator.
             self._opening.writer_epoch = max(self._opening.writer_epoch + 1, self._clock.unix_ns())
             await stream.send(WriteRecordingRequest(open=self._opening))
-            self._outbox.rewind((await _opened(stream)).next_sample_index)
+            opened = await _opened(stream)
+            # From here on something may be acknowledged, and is not held any more.
+            self._opening.resumed = True
+            self._outbox.rewind(opened.next_sample_index)
             await run_together(self._send(stream), self._receive(stream))
 
     async def _send(self, stream: _Stream) -> None:

@@ -139,6 +139,8 @@ class Recordings:
         key = RecordingKey(opening.acquisition_id, opening.receiver.receiver_id)
         async with self._lock(key):
             spooled, finished = await self._find(key)
+            if spooled is None and finished is None:
+                finished = await self._find_stored(key, resumed=opening.resumed)
             if finished is not None:
                 if _is_given_up(finished):
                     raise from_detail(finished.incomplete_cause)
@@ -267,7 +269,7 @@ class Recordings:
             _log.error("recording_finish_crashed", exc_info=error)
 
     async def _find(self, key: RecordingKey) -> tuple[SpooledRecording | None, Recording | None]:
-        """Returns the recording as it is being written, or as it was finished; the caller holds its lock."""
+        """Returns what the spool has: the recording as it is written, or as it was finished. The caller holds its lock."""
         spooled = self._spool.get(key)
         if spooled is not None and spooled.failure is None:
             return spooled, None
@@ -295,16 +297,27 @@ class Recordings:
         self._spool.forget(key)
         if found is not None:
             self._archive.add(found)
-            return None, found
+        return None, found
+
+    async def _find_stored(self, key: RecordingKey, *, resumed: bool) -> Recording | None:
+        """Returns a recording that is finished and gone from the spool; None if there is none, or nobody can tell.
+
+        Args:
+            key: The recording.
+            resumed: Whether a writer had opened it before, so that there is one.
+
+        Raises:
+            HeimdallError: BACKEND_UNAVAILABLE if the rows can not be asked and there is one.
+        """
         try:
             row = await self._rows.get_recording(key)
         except HeimdallError:
-            # Samples are accepted while the rows are away, but not on top of a recording that is known to be complete.
-            if await self._archive.holds(key):
+            # Samples are accepted while the rows are away, but not in place of a recording that was there before.
+            if resumed or await self._archive.holds(key):
                 raise
-            return None, None
+            return None
         is_finished = row is not None and row.state != Recording.State.STATE_WRITING
-        return None, row if is_finished else None
+        return row if is_finished else None
 
     async def _give_up(self, key: RecordingKey, cause: HeimdallError) -> None:
         """Says in the row of a recording, if it has one, that it holds nothing and why."""

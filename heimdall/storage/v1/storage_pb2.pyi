@@ -44,6 +44,7 @@ class WriteRecordingRequest(_message.Message):
         WRITER_EPOCH_FIELD_NUMBER: _builtins.int
         WINDOW_START_UNIX_NS_FIELD_NUMBER: _builtins.int
         WINDOW_END_UNIX_NS_FIELD_NUMBER: _builtins.int
+        RESUMED_FIELD_NUMBER: _builtins.int
         acquisition_id: _builtins.str
         """Acquisition that it belongs to."""
         writer_epoch: _builtins.int
@@ -52,6 +53,10 @@ class WriteRecordingRequest(_message.Message):
         """First instant of the window in UTC ns since 1970."""
         window_end_unix_ns: _builtins.int
         """First instant after the window in UTC ns since 1970."""
+        resumed: _builtins.bool
+        """Set by a writer that has opened this recording before, or takes over from one that may have. While storage can not
+        tell whether it is finished, such an opening is refused as UNAVAILABLE; any other is taken for that of a new one.
+        """
         @_builtins.property
         def receiver(self) -> _receiver_pb2.Receiver:
             """The receiver as it was when the acquisition began."""
@@ -69,10 +74,11 @@ class WriteRecordingRequest(_message.Message):
             writer_epoch: _builtins.int = ...,
             window_start_unix_ns: _builtins.int = ...,
             window_end_unix_ns: _builtins.int = ...,
+            resumed: _builtins.bool = ...,
         ) -> None: ...
         _HasFieldArgType: _TypeAlias = _typing.Literal["receiver", b"receiver", "spec", b"spec"]  # noqa: Y015
         def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-        _ClearFieldArgType: _TypeAlias = _typing.Literal["acquisition_id", b"acquisition_id", "receiver", b"receiver", "spec", b"spec", "window_end_unix_ns", b"window_end_unix_ns", "window_start_unix_ns", b"window_start_unix_ns", "writer_epoch", b"writer_epoch"]  # noqa: Y015
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["acquisition_id", b"acquisition_id", "receiver", b"receiver", "resumed", b"resumed", "spec", b"spec", "window_end_unix_ns", b"window_end_unix_ns", "window_start_unix_ns", b"window_start_unix_ns", "writer_epoch", b"writer_epoch"]  # noqa: Y015
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 

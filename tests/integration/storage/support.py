@@ -133,10 +133,13 @@ def end_at(index: int, **values: Any) -> End:
     return End(end_sample_index=index, **{"reason": EndReason.END_REASON_WINDOW_COMPLETE, **values})
 
 
-def opening(task_id: str = "task-1", receiver_id: str = "rx-1", epoch: int = 1) -> pb.WriteRecordingRequest.Open:
+def opening(
+    task_id: str = "task-1", receiver_id: str = "rx-1", epoch: int = 1, *, resumed: bool = False
+) -> pb.WriteRecordingRequest.Open:
     made = pb.WriteRecordingRequest.Open(
         acquisition_id=task_id,
         writer_epoch=epoch,
+        resumed=resumed,
         window_start_unix_ns=WINDOW_START_UNIX_NS,
         window_end_unix_ns=WINDOW_START_UNIX_NS + 5_000_000_000,
     )

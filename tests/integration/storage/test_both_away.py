@@ -12,6 +12,7 @@ import pytest
 
 from heimdall.common.v1.error_pb2 import ErrorReason
 from heimdall.common.v1.recording_pb2 import Recording
+from heimdall.errors import HeimdallError
 from heimdall.storage.v1 import storage_pb2 as pb
 from storage_svc.ids import BUCKET, RecordingKey
 from tests.e2e.faults.bench import eventually, until
@@ -167,6 +168,39 @@ async def test_what_is_stored_is_not_replaced(stores: Stores, tmp_path: Path) ->
         response = client.get_object(BUCKET, key.data_object_key)
         assert response.data == sample_bytes(0, BLOCK)
         response.close()
+
+
+async def test_a_writer_that_was_there_before_waits_for_somebody_who_can_tell(stores: Stores, tmp_path: Path) -> None:
+    finished, begun = RecordingKey(stores.task_id, "finished"), RecordingKey(stores.task_id, "begun")
+    async with stores.storage() as storage:
+        await storage.health("measurements", serving=True)
+        assert (await record(storage, finished)).state == STORED
+        async with Writer(storage.stub) as writer:
+            await writer.open(opening(begun.task_id, begun.receiver_id))
+            await writer.send(segment(begun.receiver_id), block(0))
+            await writer.acknowledged_up_to(BLOCK)
+        await storage.kill()
+    await stores.kill()
+    async with stores.storage() as storage:
+        async with Writer(storage.stub) as writer:
+            with pytest.raises(HeimdallError) as caught:
+                await writer.open(opening(finished.task_id, finished.receiver_id, 2, resumed=True))
+        assert caught.value.reason_name == "BACKEND_UNAVAILABLE"
+        assert caught.value.retry_delay_s == 2.0
+        assert not (tmp_path / "data" / "spool" / finished.task_id / finished.receiver_id).exists()
+        # What is in the spool needs nobody to tell.
+        async with Writer(storage.stub) as writer:
+            assert await writer.open(opening(begun.task_id, begun.receiver_id, 2, resumed=True)) == BLOCK
+            await writer.send(block(BLOCK))
+            assert (await writer.finish(end_at(2 * BLOCK))).state == SPOOLED
+        await stores.start()
+        await storage.health("measurements", serving=True)
+        async with Writer(storage.stub) as writer:
+            assert await writer.open(opening(finished.task_id, finished.receiver_id, 3, resumed=True)) == BLOCK
+            assert (await writer.finish(end_at(BLOCK))).state == STORED
+        # When both can tell that there is nothing, there is nothing to wait for.
+        async with Writer(storage.stub) as writer:
+            assert await writer.open(opening(stores.task_id, "never", resumed=True)) == 0
 
 
 async def test_it_is_told_when_the_object_store_is_back_first(stores: Stores) -> None:

@@ -226,6 +226,8 @@ class ScriptedStorage(storage_pb2_grpc.StorageServiceServicer):
         self.acquisitions = dict[str, Acquisition]()
         self.puts = list[Acquisition]()
         self.kept = dict[str, Kept]()
+        self.openings = list[storage_pb2.WriteRecordingRequest.Open]()
+        """One for each call of WriteRecording, those that were refused too."""
         self.measurements = list[Measurement]()
         self.break_after = list[int]()
         """For each call of WriteRecording in turn: after how many events it fails; -1 for never."""
@@ -235,6 +237,8 @@ class ScriptedStorage(storage_pb2_grpc.StorageServiceServicer):
         """Cleared to let PutAcquisition wait."""
         self.refusal: HeimdallError | None = None
         """Raised by every call of WriteRecording."""
+        self.open_failures = list[HeimdallError]()
+        """Raised by WriteRecording in turn, before it answers."""
         self.put_failures = list[HeimdallError]()
         """Raised by PutAcquisition in turn, after storing."""
         self.rows_wait = False
@@ -324,8 +328,11 @@ class ScriptedStorage(storage_pb2_grpc.StorageServiceServicer):
     ) -> AsyncIterator[storage_pb2.WriteRecordingResponse]:
         answer = storage_pb2.WriteRecordingResponse
         opening = (await anext(aiter(request_iterator))).open
+        self.openings.append(opening)
         if self.refusal is not None:
             raise self.refusal
+        if self.open_failures:
+            raise self.open_failures.pop(0)
         kept = self.kept.setdefault(opening.receiver.receiver_id, Kept(opening))
         if kept.epochs and opening.writer_epoch < kept.epochs[-1]:
             seen = {"writer_epoch": kept.epochs[-1]}

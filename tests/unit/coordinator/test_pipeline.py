@@ -348,6 +348,16 @@ async def test_a_broken_write_goes_on_where_storage_got_to(events_before: int) -
         assert kept.epochs == sorted(set(kept.epochs))
 
 
+async def test_storage_is_told_which_recordings_were_opened_before() -> None:
+    async with scripted_peers({"a": [good]}) as peers:
+        peers.storage.open_failures = [failure(ErrorReason.ERROR_REASON_SERVICE_UNAVAILABLE)]
+        peers.storage.break_after = [2, -1]
+        final = await run(peers, spec("a", duration_s=1.0))
+        assert STATE(final.state) == "STATE_SUCCEEDED"
+        # Where the first call failed nothing was opened, so that the second is still the first opening.
+        assert [opening.resumed for opening in peers.storage.openings] == [False, False, True]
+
+
 async def test_a_storage_that_refuses_for_good_ends_the_stream() -> None:
     async with scripted_peers({"a": [endless]}) as peers:
         peers.storage.refusal = failure(ErrorReason.ERROR_REASON_WRITER_SUPERSEDED)

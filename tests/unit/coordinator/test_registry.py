@@ -184,6 +184,7 @@ async def test_unfinished_acquisitions_are_settled_before_the_coordinator_serves
             one.finish = None
             one.blocks, one.gaps = kept[name]
         held = len(kept["a"][0])
+        assert [opening.resumed for opening in peers.storage.openings] == [False, False]
         await peers.restart_coordinator()
         settled = await peers.client.start_acquisition(spec("a", "b", duration_s=60), "r")
         assert STATE(settled.state) == "STATE_PARTIALLY_SUCCEEDED"
@@ -197,6 +198,7 @@ async def test_unfinished_acquisitions_are_settled_before_the_coordinator_serves
         assert outcome.recording.state == Recording.STATE_STORED
         assert not outcome.recording.complete
         assert peers.storage.kept["a"].epochs == sorted(set(peers.storage.kept["a"].epochs))
+        assert [opening.resumed for opening in peers.storage.openings[2:]] == [True, True]
 
 
 async def test_the_coordinator_waits_for_storage_before_it_serves() -> None:
