@@ -37,7 +37,15 @@ _HOPELESS: Final = frozenset(
 )
 """Failures that no repeat mends."""
 
-_OBJECT_FIELDS: Final = ("data_object_key", "meta_object_key", "data_sha512", "data_size_bytes")
+_SAMPLE_FIELDS: Final = (
+    "sample_count",
+    "first_sample_unix_ns",
+    "last_sample_unix_ns",
+    "data_object_key",
+    "meta_object_key",
+    "data_sha512",
+    "data_size_bytes",
+)
 """What only a recording with samples has."""
 
 _FIRST_PAUSE_S: Final = 5.0
@@ -61,6 +69,15 @@ class _Waiting:
     def needs_objects(self) -> bool:
         """Whether it can not be settled while the object store is away."""
         return bool(self.recording.data_object_key) and self.stored is None
+
+
+def is_given_up(recording: Recording) -> bool:
+    """Returns whether a recording ended without the samples that were received, so that there is nothing to resume."""
+    return (
+        recording.state == Recording.State.STATE_STORED
+        and not recording.sample_count
+        and recording.incomplete_cause.reason in _HOPELESS
+    )
 
 
 class Archive:
@@ -228,7 +245,7 @@ class Archive:
         given_up.state = Recording.State.STATE_STORED
         given_up.complete = False
         given_up.incomplete_cause.CopyFrom(cause.to_detail())
-        for name in _OBJECT_FIELDS:
+        for name in _SAMPLE_FIELDS:
             given_up.ClearField(name)
         await self._rows.put_recording(given_up)
         try:

@@ -14,7 +14,7 @@ from heimdall.common.v1.iq_pb2 import End, EndReason, IqEvent
 from heimdall.common.v1.recording_pb2 import Recording
 from heimdall.errors import BadFieldError, FieldViolation, HeimdallError, InvalidFieldsError, from_detail
 from heimdall.storage.v1.storage_pb2 import WriteRecordingRequest
-from storage_svc.archive import Archive
+from storage_svc.archive import Archive, is_given_up
 from storage_svc.ids import RecordingKey
 from storage_svc.measurements import MeasurementStore
 from storage_svc.spool import Spool, SpooledRecording, SpoolUnreadableError, Verdict
@@ -134,7 +134,8 @@ class Recordings:
 
         Raises:
             HeimdallError: WRITER_SUPERSEDED for a lower epoch than seen before, INVALID_FIELD for another window,
-                SPOOL_FULL, BACKEND_UNAVAILABLE, CHECKSUM_MISMATCH if what was written before can not be read back.
+                SPOOL_FULL, BACKEND_UNAVAILABLE, CHECKSUM_MISMATCH if what was written before can not be read back,
+                RECORDING_FINISHED if it is kept aside since other samples are stored.
         """
         key = RecordingKey(opening.acquisition_id, opening.receiver.receiver_id)
         async with self._lock(key):
@@ -142,7 +143,7 @@ class Recordings:
             if spooled is None and finished is None:
                 finished = await self._find_stored(key, resumed=opening.resumed)
             if finished is not None:
-                if _is_given_up(finished):
+                if is_given_up(finished):
                     raise from_detail(finished.incomplete_cause)
                 return RecordingWriter(key, None, finished)
             if spooled is None:
@@ -269,7 +270,7 @@ class Recordings:
             _log.error("recording_finish_crashed", exc_info=error)
 
     async def _find(self, key: RecordingKey) -> tuple[SpooledRecording | None, Recording | None]:
-        """Returns what the spool has: the recording as it is written, or as it was finished. The caller holds its lock."""
+        """Returns the recording in the spool: as it is written, or as it was finished. The caller holds its lock."""
         spooled = self._spool.get(key)
         if spooled is not None and spooled.failure is None:
             return spooled, None
@@ -422,13 +423,6 @@ def _finished(key: RecordingKey, next_index: int) -> HeimdallError:
         ErrorReason.ERROR_REASON_RECORDING_FINISHED,
         f"the recording of {key.receiver_id} in {key.task_id} is finished and takes no more samples",
         metadata={"next_sample_index": next_index},
-    )
-
-
-def _is_given_up(recording: Recording) -> bool:
-    """Returns whether what was received could not be read back, so that there is nothing to resume."""
-    return (
-        not recording.sample_count and recording.incomplete_cause.reason == ErrorReason.ERROR_REASON_CHECKSUM_MISMATCH
     )
 
 

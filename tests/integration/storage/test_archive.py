@@ -23,6 +23,7 @@ from tests.integration.storage.support import (
     BLOCK,
     block,
     end_at,
+    gap,
     opening,
     read,
     running_storage,
@@ -206,14 +207,25 @@ async def test_slow_store_holds_up_no_writer_and_takes_many_at_once(
     assert sorted(stores.puts) == names
 
 
+def check_given_up(recording: Recording) -> None:
+    """Asserts that a recording says of no sample that it is stored."""
+    assert (recording.state, recording.complete) == (STORED, False)
+    assert (recording.sample_count, recording.data_size_bytes, recording.data_sha512) == (0, 0, "")
+    assert (recording.first_sample_unix_ns, recording.last_sample_unix_ns) == (0, 0)
+    assert (recording.data_object_key, recording.meta_object_key, recording.location) == ("", "", "")
+
+
 async def test_damaged_recording_is_told_kept_and_holds_up_no_other(
     stub: StorageServiceAsyncStub, stores: Stores, tmp_path: Path
 ) -> None:
     stores.damaged = "rx-1"
-    recording = await write(stub, [segment(), block(0)], end_at(BLOCK))
-    assert (recording.state, recording.complete) == (STORED, False)
+    recording = await write(stub, [segment(), block(0), gap(BLOCK, 7)], end_at(BLOCK + 7))
     assert recording.incomplete_cause.reason == ErrorReason.ERROR_REASON_CHECKSUM_MISMATCH
-    assert not recording.data_object_key
+    check_given_up(recording)
+    # What was lost on the way stays lost.
+    assert (recording.lost_sample_count, recording.gap_count) == (7, 1)
+    with pytest.raises(HeimdallError, match="the samples are not those"):
+        await write(stub, [], end_at(BLOCK + 7))
     assert await record(stub, "rx-2") == STORED
     with pytest.raises(HeimdallError, match="it holds no samples"):
         await read(stub)
@@ -227,6 +239,10 @@ async def test_metadata_that_can_not_be_read_is_not_replaced(stub: StorageServic
     meta.write_text("{}")
     recording = await write(stub, [segment(), block(0)], end_at(BLOCK))
     assert recording.incomplete_cause.reason == ErrorReason.ERROR_REASON_RECORDING_FINISHED
+    check_given_up(recording)
+    with pytest.raises(HeimdallError, match="holds other samples of rx-1") as caught:
+        await write(stub, [], end_at(BLOCK))
+    assert caught.value.reason == ErrorReason.ERROR_REASON_RECORDING_FINISHED
     assert "SHA-512 is unknown (the metadata lacks global), not" in recording.incomplete_cause.message
     assert meta.read_text() == "{}"
     kept = tmp_path / "spool" / "task-1" / "rx-1.unreadable" / "samples"

@@ -216,5 +216,5 @@ async def test_it_is_told_when_the_object_store_is_back_first(stores: Stores) ->
         await writer.send(segment(key.receiver_id))
         await writer.send(block(0, seed="b"))
         answer = await writer.finish(end_at(BLOCK))
-        assert (answer.complete, answer.data_object_key) == (False, "")
+        assert (answer.complete, answer.data_object_key, answer.sample_count) == (False, "", 0)
         assert answer.incomplete_cause.reason == ErrorReason.ERROR_REASON_RECORDING_FINISHED
