@@ -259,7 +259,7 @@ class Archive:
         settled = Recording()
         settled.CopyFrom(recording)
         if recording.data_object_key:
-            await self._refuse_other(recording)
+            is_there = await self._is_there(recording)
             try:
                 meta, stretches = await asyncio.to_thread(_read_journal, recording, self._spool.journal_path(key))
             except OSError as error:
@@ -270,24 +270,26 @@ class Archive:
                 data_sha512=recording.data_sha512,
                 stretches=stretches,
             )
-            await self._objects.put_bytes(recording.meta_object_key, meta)
+            if not is_there:
+                await self._objects.put_bytes(recording.meta_object_key, meta)
             settled.location = self._objects.location(recording.meta_object_key)
         if recording.state == Recording.State.STATE_SPOOLED:
             settled.state = Recording.State.STATE_STORED
         return settled
 
-    async def _refuse_other(self, recording: Recording) -> None:
-        """Returns if the store holds no other pair under the name of a recording.
+    async def _is_there(self, recording: Recording) -> bool:
+        """Returns whether the store has the metadata of a recording, which then stays as it is.
 
-        There can be one if it was opened while neither store could tell that it is finished.
+        It can be there from a try that did not come to its end, or since the recording was opened again while neither
+        store could tell that it is finished. In the second case it may say more than that of now would.
 
         Raises:
-            HeimdallError: RECORDING_FINISHED, BACKEND_UNAVAILABLE.
+            HeimdallError: RECORDING_FINISHED if it is that of other samples, BACKEND_UNAVAILABLE.
         """
         try:
             meta = await self._objects.get_bytes(recording.meta_object_key)
         except ObjectNotFoundError:
-            return
+            return False
         try:
             stored_sha512 = await asyncio.to_thread(sigmf.data_sha512, meta)
         except ValueError as error:
@@ -298,6 +300,7 @@ class Archive:
                 f"the object store holds other samples of {recording.receiver_id} in {recording.acquisition_id}: their "
                 f"SHA-512 is {stored_sha512}, not {recording.data_sha512}",
             )
+        return True
 
 
 def _read_journal(recording: Recording, journal: Path) -> tuple[bytes, list[Stretch]]:

@@ -113,7 +113,11 @@ class MeasurementStore(Protocol):
         """
 
     async def put_recording(self, recording: Recording) -> None:
-        """Makes or replaces the row of a recording. One that is STORED gives way only to one with the same samples."""
+        """Makes or replaces the row of a recording.
+
+        One that is STORED with samples gives way only to one with the same samples, and if it is complete, only to one
+        that is complete too.
+        """
 
     async def get_recording(self, key: RecordingKey) -> Recording | None:
         """Returns a recording; None if there is none."""

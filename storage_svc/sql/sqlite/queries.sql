@@ -85,7 +85,8 @@ UPDATE measurement_windows SET object_key = :object_key, state = :state
 WHERE task_id = :task_id AND receiver_id = :receiver_id;
 
 -- name: put_recording
--- Makes or replaces a recording; returns nothing if one with other samples is stored already, which stays.
+-- Makes or replaces a recording; returns nothing if one is stored already with other samples, or complete while this one
+-- is not: it stays. One that is stored without samples gives way to any.
 INSERT INTO recordings (
     time, task_id, receiver_id, window_start_unix_ns, window_end_unix_ns, frequency_hz, sample_rate_hz,
     sample_count, lost_sample_count, gap_count, state, complete, object_key, data_sha512,
@@ -111,7 +112,7 @@ INSERT INTO recordings (
     message = excluded.message
 WHERE recordings.state <> 'STORED'
     OR recordings.data_sha512 IS NULL
-    OR recordings.data_sha512 = excluded.data_sha512
+    OR (recordings.data_sha512 = excluded.data_sha512 AND (excluded.complete OR NOT recordings.complete))
 RETURNING state;
 
 -- name: get_recording

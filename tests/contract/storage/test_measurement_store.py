@@ -134,6 +134,7 @@ async def test_stored_recording_is_not_replaced_by_one_with_other_samples(rows: 
         recording(state=states.STATE_DISCARDED, data_object_key=""),
         recording(complete=False, data_object_key="", sample_count=0),
         recording(data_sha512="b" * 128),
+        recording(data_sha512="a" * 128, complete=False),
     ):
         await rows.put_recording(other)
         assert await rows.get_recording(RecordingKey("task-1", "rx-1")) == stored
@@ -142,6 +143,18 @@ async def test_stored_recording_is_not_replaced_by_one_with_other_samples(rows: 
     again = recording(data_sha512="a" * 128, location="s3://elsewhere")
     await rows.put_recording(again)
     assert await rows.get_recording(RecordingKey("task-1", "rx-1")) == again
+
+
+async def test_stored_recording_without_samples_or_end_is_replaced(rows: MeasurementStore) -> None:
+    """Each of them by the next."""
+    for better in (
+        recording(complete=False, data_object_key="", sample_count=0),
+        recording(data_sha512="a" * 128, complete=False),
+        recording(data_sha512="a" * 128, complete=False, location="s3://elsewhere"),
+        recording(data_sha512="a" * 128),
+    ):
+        await rows.put_recording(better)
+        assert await rows.get_recording(RecordingKey("task-1", "rx-1")) == better
 
 
 async def test_acquisition_moves_from_revision_to_revision(rows: MeasurementStore) -> None:

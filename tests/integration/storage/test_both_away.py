@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from pathlib import Path
 
 import pytest
 
 from heimdall.common.v1.error_pb2 import ErrorReason
+from heimdall.common.v1.iq_pb2 import EndReason
 from heimdall.common.v1.recording_pb2 import Recording
 from heimdall.errors import HeimdallError
 from heimdall.storage.v1 import storage_pb2 as pb
@@ -55,6 +56,11 @@ class Stores:
         async with storage_process(self._folder / "data", self._folder / "log", variables) as storage:
             yield storage
 
+    def object(self, key: str) -> bytes:
+        """Returns what the object store has under a key."""
+        with closing(self.minio.client().get_object(BUCKET, key)) as response:
+            return response.data
+
     async def kill(self) -> None:
         await self.minio.kill()
         await self._postgres.kill()
@@ -84,14 +90,21 @@ async def stores(postgres: PostgresServer, minio: MinioServer, tmp_path: Path) -
     await postgres.drop_database(database)
 
 
-async def record(storage: StorageProcess, key: RecordingKey, seed: str = "a", *, blocks: int = 1) -> Recording:
+async def record(
+    storage: StorageProcess,
+    key: RecordingKey,
+    seed: str = "a",
+    *,
+    blocks: int = 1,
+    reason: EndReason.ValueType = EndReason.END_REASON_WINDOW_COMPLETE,
+) -> Recording:
     """Writes a whole recording; one of no blocks is ended without a sample."""
     async with Writer(storage.stub) as writer:
         await writer.open(opening(key.task_id, key.receiver_id))
         await writer.send(segment(key.receiver_id))
         for number in range(blocks):
             await writer.send(block(number * BLOCK, seed=seed))
-        return await writer.finish(end_at(blocks * BLOCK))
+        return await writer.finish(end_at(blocks * BLOCK, reason=reason))
 
 
 async def recordings_of(storage: StorageProcess, task_id: str) -> dict[str, Recording]:
@@ -140,21 +153,22 @@ async def test_what_is_stored_is_not_replaced(stores: Stores, tmp_path: Path) ->
         for key in stored.values():
             assert (await record(storage, key)).state == STORED
         as_stored = await recordings_of(storage, stores.task_id)
+        metas = {key: stores.object(key.meta_object_key) for key in stored.values()}
         await storage.kill()
     await stores.kill()
     async with stores.storage() as storage:
         assert (await record(storage, stored["again"], "b")).state == SPOOLED
-        assert (await record(storage, stored["same"])).state == SPOOLED
+        # All samples came again, and then the writer gave up.
+        stopped = await record(storage, stored["same"], reason=EndReason.END_REASON_STOPPED)
+        assert (stopped.state, stopped.complete) == (SPOOLED, False)
         # It needs no object store.
         assert (await record(storage, stored["empty"], blocks=0)).state == STORED
         await stores.start()
         spooled = tmp_path / "data" / "spool" / stores.task_id
         await until(lambda: [path.name for path in spooled.iterdir()] == ["again.unreadable"], 20)
         found = await recordings_of(storage, stores.task_id)
-        assert set(found) == set(stored)
-        for receiver_id, recording in found.items():
-            assert (recording.state, recording.complete) == (STORED, True)
-            assert recording.data_sha512 == as_stored[receiver_id].data_sha512
+        assert found == as_stored
+        assert [(recording.state, recording.complete) for recording in found.values()] == [(STORED, True)] * 3
         for key in stored.values():
             events = await read(storage.stub, acquisition_id=key.task_id, receiver_id=key.receiver_id)
             assert samples_of(events) == sample_bytes(0, BLOCK)
@@ -163,11 +177,9 @@ async def test_what_is_stored_is_not_replaced(stores: Stores, tmp_path: Path) ->
         async with Writer(storage.stub) as writer:
             assert await writer.open(opening(stores.task_id, "again")) == BLOCK
         assert "holds other samples of again" in storage.log
-    client = stores.minio.client()
     for key in stored.values():
-        response = client.get_object(BUCKET, key.data_object_key)
-        assert response.data == sample_bytes(0, BLOCK)
-        response.close()
+        assert stores.object(key.data_object_key) == sample_bytes(0, BLOCK)
+        assert stores.object(key.meta_object_key) == metas[key]
 
 
 async def test_a_writer_that_was_there_before_waits_for_somebody_who_can_tell(stores: Stores, tmp_path: Path) -> None:
