@@ -113,6 +113,21 @@ async def write_shares(rows: MeasurementStore, shares: Sequence[Sequence[list[Me
     await asyncio.gather(*(write(share) for share in shares))
 
 
+def keep_from_collector() -> None:
+    """Lets the garbage collector not walk through what a benchmark holds, and a service does not."""
+    gc.collect()
+    gc.freeze()
+
+
+async def stored_rows(
+    connection: asyncpg.Connection[Any], task_ids: Sequence[str]
+) -> tuple[list[list[tuple[Any, ...]]], list[str]]:
+    """Returns the windows of some acquisitions as COPY takes them, a batch for each, and the names of the columns."""
+    query = "SELECT * FROM measurement_windows WHERE task_id = $1"
+    batches = [await connection.fetch(query, task_id) for task_id in task_ids]
+    return [[tuple(row.values()) for row in stored] for stored in batches], list(batches[0][0].keys())
+
+
 async def copy_all(connection: asyncpg.Connection[Any], copies: Sequence[Any], names: Sequence[str]) -> None:
     """Copies batches of rows into a table that no store looks at."""
     for copied in copies:
@@ -129,26 +144,17 @@ async def measure_rows(postgres: PostgresServer, rounds: int) -> None:
     watching = asyncio.create_task(rows.watch())
     connection = await postgres.connect(database)
     try:
-        # The rows as the store writes them, for COPY.
         await rows.write_measurements(batch(-1))
-        stored = await connection.fetch("SELECT * FROM measurement_windows")
-        names, records = list(stored[0].keys()), [tuple(row.values()) for row in stored]
         await connection.execute("CREATE TABLE raw (LIKE measurement_windows INCLUDING ALL)")
         ratios = []
-        place_of_task = names.index("task_id")
-        copies = [
-            [(*row[:place_of_task], f"raw-{number}", *row[place_of_task + 1 :]) for row in records]
-            for number in range(ROW_BATCHES)
-        ]
         for number in range(rounds):
             batches = [batch(number * ROW_BATCHES + place) for place in range(ROW_BATCHES)]
-            # A service does not hold so many messages that the collector would walk through.
-            gc.collect()
-            gc.freeze()
-
-            raw_s = await timed_s(partial(copy_all, connection, copies, names))
+            keep_from_collector()
             own_s = await timed_s(partial(write_shares, rows, [batches]))
-            await connection.execute("TRUNCATE raw")
+            copies, names = await stored_rows(connection, [measurements[0].acquisition_id for measurements in batches])
+            keep_from_collector()
+            raw_s = await timed_s(partial(copy_all, connection, copies, names))
+            await connection.execute("TRUNCATE raw, measurement_windows")
             count = ROW_BATCHES * BATCH_ROWS
             print(f"rows: COPY {count / raw_s:,.0f} rows/s, store {count / own_s:,.0f} rows/s", flush=True)
             ratios.append(raw_s / own_s)
