@@ -60,17 +60,24 @@ def configure_logs(settings: LogSettings, service: str) -> None:
 
 
 def _is_worth_a_line(record: logging.LogRecord) -> bool:
-    """Drops what gRPC reports of cancelled handlers, and makes one warning of a request that does not decode.
+    """Drops what gRPC reports of callers who left, and makes one warning of a request that does not decode.
 
-    A handler is cancelled when its caller left, or a probe watched to the end. Bytes that are no message are the
-    caller's mistake; where in the library that was noticed says nothing.
+    A handler is cancelled when its caller left, or a probe watched to the end; if that happens just when the answer is
+    handed out, the batch that it is part of fails. Bytes that are no message are the caller's mistake; where in the
+    library that was noticed says nothing.
     """
     error = None if record.exc_info is None else record.exc_info[1]
     if isinstance(error, DecodeError):
         record.levelno, record.levelname = logging.WARNING, "WARNING"
         record.exc_info = None
         record.msg, record.args = f"{record.getMessage()}: {error}", ()
-    return not isinstance(error, asyncio.CancelledError)
+    return not isinstance(error, asyncio.CancelledError) and not _is_undelivered(error)
+
+
+def _is_undelivered(error: BaseException | None) -> bool:
+    """Returns whether a batch was begun rightly and failed, as it does when its call has ended meanwhile."""
+    # The class is none of the library's public ones.
+    return type(error).__name__ == "ExecuteBatchError" and str(error).startswith('Failed "execute_batch"')
 
 
 def _add_service(service: str) -> structlog.typing.Processor:

@@ -13,6 +13,7 @@ import pytest
 _PROGRAM = """
 import asyncio, logging, structlog
 from google.protobuf.message import DecodeError
+from grpc._cython.cygrpc import ExecuteBatchError
 from heimdall.runtime.logs import configure_logs
 from heimdall.runtime.settings import LogSettings
 configure_logs(LogSettings(format={format!r}), "dsp")
@@ -32,6 +33,11 @@ try:
     raise DecodeError("no message")
 except DecodeError:
     logging.getLogger("grpc._cython.cygrpc").exception("Unexpected [%s]", "DecodeError")
+for text in ('Failed "execute_batch": (an operation,)', "Failed grpc_call_start_batch: 8"):
+    try:
+        raise ExecuteBatchError(text)
+    except ExecuteBatchError:
+        logging.getLogger("grpc._cython.cygrpc").exception("raised in core")
 """
 
 
@@ -43,7 +49,7 @@ def _lines(log_format: str) -> list[str]:
 
 
 def test_key_and_value_one_line_an_event() -> None:
-    opened, library, crashed, undecodable = _lines("logfmt")
+    opened, library, crashed, undecodable, misused = _lines("logfmt")
     assert re.match(r"timestamp=\d{4}-\d\d-\d\dT[\d:.]+Z level=info service=dsp event=segment_opened ", opened)
     assert {"receiver_id=torino", "gapless=true", "rate_hz=12000.5"} <= set(opened.split())
     assert 'name="two words"' in opened
@@ -53,15 +59,19 @@ def test_key_and_value_one_line_an_event() -> None:
     # A caller's mistake: no error of ours, and nothing of where it was noticed.
     assert 'level=warning service=dsp event="Unexpected [DecodeError]: no message" logger=grpc._cython' in undecodable
     assert "Traceback" not in undecodable
+    # Of the two batches, the one that was no fault of ours is left out.
+    assert 'level=error service=dsp event="raised in core"' in misused
+    assert "Failed grpc_call_start_batch: 8" in misused
 
 
 def test_json_one_object_an_event() -> None:
-    opened, library, crashed, undecodable = (json.loads(line) for line in _lines("json"))
+    opened, library, crashed, undecodable, misused = (json.loads(line) for line in _lines("json"))
     assert (opened["event"], opened["gapless"], opened["rate_hz"]) == ("segment_opened", True, 12000.5)
     assert abs(datetime.fromisoformat(opened["timestamp"]) - datetime.now(UTC)).total_seconds() < 60
     assert (library["event"], library["level"], library["logger"]) == ("from a library", "warning", "theirs")
     assert "Traceback" in crashed["exception"]
     assert (undecodable["level"], "exception" in undecodable) == ("warning", False)
+    assert "Failed grpc_call_start_batch: 8" in misused["exception"]
 
 
 @pytest.mark.parametrize("level", ["debug", "info", "warning", "error"])
