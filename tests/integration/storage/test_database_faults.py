@@ -315,7 +315,8 @@ async def test_runs_that_take_longer_than_a_statement_may_are_fed_in_smaller_one
         await storage.health("measurements", serving=True, timeout_s=60)
         await check_all_there(postgres, database, caller)
         assert len(caller.acknowledged) == 500
-    assert "statement timeout" in storage.log
+    # The server and the client count to the same limit; either may come first.
+    assert "statement timeout" in storage.log or "no answer in time" in storage.log
     assert "dead_letter" not in storage.log
 
 
